@@ -1,0 +1,193 @@
+"""Images and their labels, read from the lab's layout whoever made the files.
+
+A data folder holds ``train.json``, ``objects.json`` and the images, in
+``iclevr/``, ``images/`` or beside the JSON files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from cddpm_core.errors import UserError
+from cddpm_core.labels import (
+    condition_file,
+    read_conditions,
+    read_objects,
+    read_train,
+    to_multi_hot,
+)
+from cddpm_core.params import Params
+from cddpm_core.runs import Run, progress
+from cddpm_core.scenes import RENDERER_VERSION, render_dataset
+
+__all__ = ["ConditionDataset", "DataSource", "IclevrDataset", "data_source", "load_image",
+           "to_tensor"]
+
+IMAGE_FOLDERS = ("iclevr", "images", ".")
+
+
+def load_image(path: str | Path, image_size: int = 64) -> np.ndarray:
+    """Return an image as uint8 (image_size, image_size, 3), squashed to a square as the lab does.
+
+    Any mode Pillow reads is turned into RGB, transparency over black. Raises
+    `UserError` for a missing or unreadable file.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode in ("P", "LA", "PA") or "transparency" in image.info:
+                image = image.convert("RGBA")
+            if image.mode == "RGBA":
+                image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
+            small = image.convert("RGB").resize((image_size, image_size), Image.Resampling.BILINEAR)
+            return np.asarray(small)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such image") from None
+    except Exception as error:
+        raise UserError(f"{path}: not a readable image ({error})") from None
+
+
+def to_tensor(pixels: np.ndarray) -> torch.Tensor:
+    """Return uint8 (..., H, W, 3) pixels as float (..., 3, H, W) in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(pixels)).movedim(-1, -3).float() / 127.5 - 1
+
+
+class IclevrDataset(Dataset):
+    """The training images of a data folder.
+
+    Item ``i`` is an image, float (3, image_size, image_size) in [-1, 1], and
+    its multi-hot label, float (24,), in the order of ``train.json``.
+
+    Args:
+        folder: the data folder.
+        image_size: side of the square images in pixels.
+        in_memory: hold the resized set as uint8 (N, H, W, 3) in ``pixels``,
+            221 MB for the lab's 18,009 images, rather than read files again.
+
+    Raises `UserError` for missing or malformed label files and for missing or
+    unreadable images, the missing ones before any image is read.
+    """
+
+    def __init__(self, folder: str | Path, image_size: int = 64, in_memory: bool = True) -> None:
+        folder = Path(folder)
+        train = read_train(folder / "train.json")
+        if (folder / "objects.json").exists():
+            read_objects(folder / "objects.json")
+        self.folder, self.image_size = folder, image_size
+        self.files = _image_paths(folder, list(train))
+        self.label_sets = list(train.values())
+        self.labels = torch.stack([to_multi_hot(names) for names in self.label_sets])
+        self.pixels = self._read_all() if in_memory else None
+
+    def _read_all(self) -> np.ndarray:
+        pixels = np.empty((len(self), self.image_size, self.image_size, 3), np.uint8)
+        with ThreadPoolExecutor() as pool, progress(total=len(self), desc="reading images",
+                                                    unit="img") as bar:
+            read = pool.map(lambda path: load_image(path, self.image_size), self.files)
+            for index, image in enumerate(read):
+                pixels[index] = image
+                bar.update()
+        return pixels
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.pixels is not None:
+            return to_tensor(self.pixels[index]), self.labels[index]
+        return to_tensor(load_image(self.files[index], self.image_size)), self.labels[index]
+
+    def batch(self, indices: Sequence[int] | np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return images (B, 3, H, W) and labels (B, 24) of many items at once."""
+        if self.pixels is not None:
+            return to_tensor(self.pixels[indices]), self.labels[indices]
+        items = [self[int(i)] for i in indices]
+        return torch.stack([x for x, _ in items]), torch.stack([y for _, y in items])
+
+    def mean_image(self, most: int = 6000) -> torch.Tensor:
+        """Return the mean of up to ``most`` evenly spaced images, float (3, H, W) in [-1, 1]."""
+        chosen = np.unique(np.linspace(0, len(self) - 1, min(most, len(self))).astype(int))
+        parts = [self.batch(part)[0].sum(0, dtype=torch.float64)
+                 for part in np.array_split(chosen, max(1, len(chosen) // 256))]
+        return (sum(parts) / len(chosen)).float()
+
+
+class ConditionDataset(Dataset):
+    """The label sets to draw: a condition file of the lab, ``test`` or ``new_test``, or a path.
+
+    Item ``i`` is a multi-hot label, float (24,); ``label_sets`` holds the names.
+    """
+
+    def __init__(self, source: str | Path) -> None:
+        known = isinstance(source, str) and not source.endswith(".json")
+        self.name = source if known else Path(source).stem
+        self.label_sets = read_conditions(condition_file(source) if known else source)
+        self.labels = torch.stack([to_multi_hot(names) for names in self.label_sets])
+
+    def __len__(self) -> int:
+        return len(self.label_sets)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self.labels[index]
+
+
+def _image_paths(folder: Path, files: list[str]) -> list[Path]:
+    present = {part: {p.name for p in (folder / part).iterdir()} if (folder / part).is_dir()
+               else set() for part in IMAGE_FOLDERS}
+    part = max(IMAGE_FOLDERS, key=lambda name: sum(file in present[name] for file in files))
+    missing = [file for file in files if file not in present[part]]
+    if missing:
+        raise UserError(f"{folder / part / missing[0]}: no such image; {len(missing)} of the "
+                        f"{len(files)} images that train.json names are missing")
+    return [folder / part / file for file in files]
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where the images come from, said beside every figure.
+
+    ``kind`` is ``real`` or ``rendered``; ``sha256`` is the hash of ``train.json``.
+    """
+
+    kind: str
+    folder: Path
+    heldout: Path | None
+    sha256: str
+
+    def describe(self) -> str:
+        """Return a phrase for captions."""
+        return "real i-CLEVR images" if self.kind == "real" else "rendered scenes (embedded data)"
+
+
+def data_source(params: Params, run: Run) -> DataSource:
+    """Return the user's data folder, or the embedded data, rendered now if it is not there yet."""
+    if params.data:
+        folder = Path(params.data).expanduser()
+        if not folder.is_dir():
+            raise UserError(f"data: {folder} is not a folder, expected one with train.json "
+                            "and the images")
+        return DataSource("real", folder, None, _hash(folder / "train.json"))
+    rendered = []
+    for split, scenes in (("train", params.num_scenes), ("heldout", params.heldout_scenes)):
+        # The held-out scenes draw from seeds no training split reaches.
+        seed = params.data_seed + (0 if split == "train" else 2**31)
+        folder = run.cache / f"data/{split}-v{RENDERER_VERSION}-{scenes}-seed{params.data_seed}"
+        if not (folder / "train.json").exists():
+            render_dataset(folder, num_scenes=scenes, seed=seed)
+        rendered.append(folder)
+    return DataSource("rendered", *rendered, _hash(rendered[0] / "train.json"))
+
+
+def _hash(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        raise UserError(f"{path}: no such file, expected the labels of the images") from None

@@ -1,0 +1,25 @@
+"""The one exception for a user's mistake, and how it is worded."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["UserError", "did_you_mean"]
+
+
+class UserError(Exception):
+    """A mistake the user can mend: one sentence naming the file, key or label.
+
+    The command line prints the sentence and exits with 2; a notebook shows the
+    sentence alone, because IPython asks ``_render_traceback_`` before it prints.
+    """
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"Error: {self}"]
+
+
+def did_you_mean(name: object, options: Iterable[str]) -> str:
+    """Return ``' (did you mean ...?)'`` for the nearest of ``options``, or ``''``."""
+    near = difflib.get_close_matches(str(name), list(options), n=3, cutoff=0.6)
+    return f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""

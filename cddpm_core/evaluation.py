@@ -1,0 +1,64 @@
+"""Draw the label sets of a condition file with a model, and score the images."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler
+from PIL import Image
+
+from cddpm_core.data import ConditionDataset
+from cddpm_core.evaluator import Evaluator, load_official, score, stand_in
+from cddpm_core.model import ClassConditionedUnet
+from cddpm_core.params import Params
+from cddpm_core.runs import Run, atomic, progress
+from cddpm_core.sampling import image_seeds, sample
+
+__all__ = ["draw_and_score", "get_evaluator", "save_images", "to_uint8"]
+
+
+def get_evaluator(params: Params, run: Run, device: torch.device | str = "cpu") -> Evaluator:
+    """Return the user's official evaluator, or the stand-in, trained now if not cached yet."""
+    if params.evaluator:
+        return load_official(Path(params.evaluator).expanduser(), device=device)
+    return stand_in(run.cache / "evaluator", seed=params.data_seed,
+                    num_images=params.evaluator_images, epochs=params.evaluator_epochs,
+                    device=device)
+
+
+def draw_and_score(model: ClassConditionedUnet, scheduler: DDPMScheduler, evaluator: Evaluator,
+                   conditions: ConditionDataset, params: Params,
+                   desc: str | None = None) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Return images (N, 3, H, W) in [-1, 1] for all conditions, and their score.
+
+    The score is that of `evaluator.score` with ``images_per_second`` added.
+    ``desc`` names a progress bar; none is shown without it.
+    """
+    batches = -(-len(conditions) // params.sample_batch_size)
+    started = time.perf_counter()
+    with progress(total=batches * params.num_inference_steps, desc=desc, unit="step",
+                  disable=desc is None) as bar:
+        images = sample(model, scheduler, conditions.labels,
+                        image_seeds(params.seed, len(conditions)), sampler=params.sampler,
+                        num_inference_steps=params.num_inference_steps,
+                        guidance_scale=params.guidance_scale,
+                        batch_size=params.sample_batch_size,
+                        mixed_precision=params.mixed_precision, bar=bar)
+    seconds = time.perf_counter() - started
+    scored = score(evaluator(images), conditions.label_sets)
+    return images, {**scored, "images_per_second": round(len(images) / seconds, 3)}
+
+
+def to_uint8(images: torch.Tensor) -> torch.Tensor:
+    """Return (..., 3, H, W) images in [-1, 1] as uint8 (..., H, W, 3)."""
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().byte().movedim(-3, -1)
+
+
+def save_images(images: torch.Tensor, folder: Path) -> None:
+    """Write images (N, 3, H, W) in [-1, 1] as ``0.png``, ``1.png``, ... in the given order."""
+    for index, pixels in enumerate(to_uint8(images).numpy()):
+        with atomic(folder / f"{index}.png") as temporary:
+            Image.fromarray(pixels).save(temporary, format="png")

@@ -1,0 +1,120 @@
+"""The class-conditioned U-Net: diffusers' `UNet2DModel` and a linear label embedding.
+
+The label embedding is a module beside the U-Net rather than a replacement of
+its ``class_embedding``: a replaced one is dropped on save without an error.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from diffusers import ModelMixin, UNet2DModel
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from torch import nn
+from torch.nn import functional as F
+
+from cddpm_core.errors import UserError
+from cddpm_core.labels import OBJECTS
+from cddpm_core.params import Params
+
+__all__ = ["ClassConditionedUnet", "load_model", "make_model"]
+
+
+class ClassConditionedUnet(ModelMixin, ConfigMixin):
+    """Predicts noise (or v, or x_0) from x_t, the timestep and a multi-hot label.
+
+    Args:
+        num_classes: length of the multi-hot label.
+        class_emb_size: width of the label embedding, which is added to the
+            time embedding of the same width.
+        blocks: per level, 0 for plain residual layers, 1 for attention after
+            each; the up side mirrors the down side.
+        channels: per level, the width in multiples of ``class_emb_size // 4``.
+        layers_per_block: residual layers a level on the way down.
+        image_size: side of the square images in pixels.
+        patch_size: factor of a pixel-unshuffle before the first and a
+            pixel-shuffle after the last convolution; 1 for none.
+        time_scale_shift: ``default`` adds the embedding inside a residual
+            layer, ``scale_shift`` scales and shifts its normalised features.
+        attention_head_dim: channels of one attention head.
+
+    The buffers ``pixel_mean`` (3, H, W) and ``pixel_scale`` () say how images
+    in [-1, 1] become the x_0 the network is trained on; see `standardise`.
+    """
+
+    @register_to_config
+    def __init__(self, num_classes: int = len(OBJECTS), class_emb_size: int = 512,
+                 blocks: Sequence[int] = (0, 0, 0, 0, 0, 0),
+                 channels: Sequence[int] = (1, 1, 2, 2, 4, 4), layers_per_block: int = 2,
+                 image_size: int = 64, patch_size: int = 1, time_scale_shift: str = "default",
+                 attention_head_dim: int = 8) -> None:
+        super().__init__()
+        width = class_emb_size // 4
+        pixels = 3 * patch_size**2
+        self.class_embedding = nn.Linear(num_classes, class_emb_size)
+        self.unet = UNet2DModel(
+            sample_size=image_size // patch_size,
+            in_channels=pixels,
+            out_channels=pixels,
+            time_embedding_dim=class_emb_size,
+            class_embed_type="identity",
+            down_block_types=["AttnDownBlock2D" if b else "DownBlock2D" for b in blocks],
+            up_block_types=["AttnUpBlock2D" if b else "UpBlock2D" for b in reversed(blocks)],
+            block_out_channels=[width * c for c in channels],
+            layers_per_block=layers_per_block,
+            norm_num_groups=math.gcd(32, width),
+            resnet_time_scale_shift=time_scale_shift,
+            attention_head_dim=attention_head_dim,
+        )
+        self.register_buffer("pixel_mean", torch.zeros(3, image_size, image_size))
+        self.register_buffer("pixel_scale", torch.ones(()))
+
+    def forward(self, x_t: torch.Tensor, timesteps: torch.Tensor | int,
+                labels: torch.Tensor) -> torch.Tensor:
+        """Return the prediction, shape (B, 3, H, W).
+
+        Args:
+            x_t: noisy standardised images, shape (B, 3, H, W).
+            timesteps: integers in 0..T-1, shape (B,) or a scalar.
+            labels: multi-hot floats, shape (B, num_classes); all zeros stands
+                for no condition.
+        """
+        patch = self.config.patch_size
+        hidden = F.pixel_unshuffle(x_t, patch)
+        output = self.unet(hidden, timesteps, class_labels=self.class_embedding(labels)).sample
+        return F.pixel_shuffle(output, patch)
+
+    def standardise(self, images: torch.Tensor) -> torch.Tensor:
+        """Return x_0 for images in [-1, 1], shape (..., 3, H, W)."""
+        return (images - self.pixel_mean) / self.pixel_scale
+
+    def denormalise(self, x_0: torch.Tensor) -> torch.Tensor:
+        """Return images, clipped to [-1, 1], for standardised x_0."""
+        return (x_0 * self.pixel_scale + self.pixel_mean).clamp(-1, 1)
+
+
+def make_model(params: Params) -> ClassConditionedUnet:
+    """Return a new model of the configuration, its weights drawn from ``params.seed``."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(params.seed)
+        return ClassConditionedUnet(
+            class_emb_size=params.class_emb_size, blocks=params.blocks, channels=params.channels,
+            layers_per_block=params.layers_per_block, image_size=params.image_size,
+            patch_size=params.patch_size, time_scale_shift=params.time_scale_shift,
+            attention_head_dim=params.attention_head_dim)
+
+
+def load_model(folder: str | Path) -> ClassConditionedUnet:
+    """Return the model that `save_pretrained` wrote to ``folder``; `UserError` if it cannot."""
+    folder = Path(folder)
+    if not (folder / "config.json").exists():
+        raise UserError(f"{folder}: no trained model there, first run the 'train' stage")
+    try:
+        return ClassConditionedUnet.from_pretrained(folder, local_files_only=True,
+                                                    low_cpu_mem_usage=False).eval()
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{folder}: not a readable ClassConditionedUnet ({reason})") from None

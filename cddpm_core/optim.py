@@ -1,0 +1,71 @@
+"""Optimisers and learning rates by name."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from cddpm_core.params import Params
+
+__all__ = ["KernelMuon", "lr_factor", "make_optimizers"]
+
+
+class KernelMuon(torch.optim.Muon):
+    """torch's Muon on kernels of two or more dimensions, each seen as (out, in * kh * kw).
+
+    Muon (Jordan et al. 2024) orthogonalises the momentum of a matrix; torch's
+    takes matrices only. Here it holds views that share the kernels' storage.
+    """
+
+    def __init__(self, kernels: list[nn.Parameter], **options) -> None:
+        self._kernels = kernels
+        views = [nn.Parameter(kernel.detach().view(len(kernel), -1)) for kernel in kernels]
+        super().__init__(views, **options)
+
+    @torch.no_grad()
+    def step(self, closure=None) -> None:
+        for kernel, view in zip(self._kernels, self.param_groups[0]["params"], strict=True):
+            view.grad = None if kernel.grad is None else kernel.grad.reshape(view.shape)
+        super().step(closure)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        super().zero_grad(set_to_none)
+        for kernel in self._kernels:
+            kernel.grad = None
+
+
+def make_optimizers(model: nn.Module, params: Params) -> list[torch.optim.Optimizer]:
+    """Return the optimisers that together train all weights of the model.
+
+    ``adam`` and ``adamw`` are one optimiser; ``muon`` trains the inner
+    matrices and kernels, and AdamW the rest: biases, norms, embeddings, and
+    the first and last layers, whose rows are not alike.
+    """
+    if params.optimizer == "adam":
+        return [torch.optim.Adam(model.parameters(), lr=params.learning_rate)]
+    adamw = {"lr": params.learning_rate, "betas": (0.9, 0.99), "weight_decay": 0.01}
+    if params.optimizer == "adamw":
+        return [torch.optim.AdamW(model.parameters(), **adamw)]
+    inner, rest = [], []
+    for name, weight in model.named_parameters():
+        outer = any(part in name for part in ("conv_in", "conv_out", "class_embedding"))
+        (rest if outer or weight.ndim < 2 else inner).append(weight)
+    return [KernelMuon(inner, lr=params.muon_learning_rate, weight_decay=0.0),
+            torch.optim.AdamW(rest, **adamw)]
+
+
+def lr_factor(step: int, total_steps: int, params: Params) -> float:
+    """Return what the peak learning rate is multiplied with at a step of ``total_steps``.
+
+    A linear warm-up, then constant; ``linear`` falls to 0 from the share
+    ``lr_decay_start`` of training on, ``cosine`` over all of it.
+    """
+    warmup = min(1.0, (step + 1) / (params.lr_warmup_steps + 1))
+    done = step / max(1, total_steps)
+    if params.lr_schedule == "cosine":
+        return warmup * 0.5 * (1 + math.cos(math.pi * done))
+    if params.lr_schedule == "linear" and done > params.lr_decay_start:
+        return warmup * (1 - done) / (1 - params.lr_decay_start)
+    return warmup

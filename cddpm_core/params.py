@@ -1,0 +1,243 @@
+"""The one schema of parameters: every key of every preset and every notebook.
+
+A params file is flat YAML. Papermill reads YAML 1.1, where ``1e-5`` is a
+string and ``no`` a boolean, so `resolve` coerces each value to the type its
+field declares and rejects what it cannot, or does not, know.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import yaml
+
+from cddpm_core.errors import UserError, did_you_mean
+
+__all__ = ["Params", "coerce", "from_notebook", "read_yaml", "resolve", "to_yaml"]
+
+
+def _key(default: Any, help: str, *, choices: tuple = (), low: float | None = None,
+         high: float | None = None) -> Any:
+    about = {"help": help, "choices": choices, "low": low, "high": high}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=about)
+    return field(default=default, metadata=about)
+
+
+@dataclass(frozen=True)
+class Params:
+    """All parameters, with the defaults of ``params/quick.yaml``."""
+
+    run: str = _key("", "name of the folder under outputs/; empty: taken from the params file")
+    seed: int = _key(0, "seed of training and sampling", low=0, high=2**31)
+    device: str = _key("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
+    title: str = _key("Conditional DDPM on i-CLEVR", "title of the report")
+    author: str = _key("", "author of the report")
+
+    data: str = _key("", "folder with train.json and the images; empty: render the embedded data")
+    num_scenes: int = _key(6003, "scenes to render, three frames each", low=1)
+    heldout_scenes: int = _key(500, "further scenes that nothing trains on", low=1)
+    data_seed: int = _key(0, "seed of the rendered scenes", low=0, high=2**31)
+    image_size: int = _key(64, "side of the square images in pixels", low=8)
+    in_memory: bool = _key(True, "hold the resized images in memory as uint8")
+
+    evaluator: str = _key("", "path of the official checkpoint.pth; empty: train a stand-in")
+    evaluator_images: int = _key(12000, "rendered images the stand-in trains on", low=32)
+    evaluator_epochs: int = _key(4, "epochs the stand-in trains for", low=1)
+
+    class_emb_size: int = _key(256, "width of the class and time embedding", low=8)
+    blocks: list[int] = _key([0, 1], "per level: 0 = plain, 1 = with attention; up side mirrored",
+                             low=0, high=1)
+    channels: list[int] = _key([1, 2], "per level: width in multiples of class_emb_size // 4",
+                               low=1)
+    layers_per_block: int = _key(1, "residual layers a level", low=1)
+    patch_size: int = _key(4, "pixel-unshuffle factor at the input; 1: none", low=1)
+    time_scale_shift: str = _key("scale_shift", "how the embedding enters a residual layer",
+                                 choices=("default", "scale_shift"))
+    attention_head_dim: int = _key(32, "channels of one attention head", low=1)
+    standardise: bool = _key(True, "subtract the mean training image and divide by data_scale")
+    data_scale: float = _key(0.3, "spread that standardised images are divided by", low=0.01)
+
+    num_train_timesteps: int = _key(1000, "T, the number of diffusion steps", low=2)
+    beta_schedule: str = _key("squaredcos_cap_v2", "noise schedule",
+                              choices=("squaredcos_cap_v2", "linear", "scaled_linear", "sigmoid"))
+    prediction_type: str = _key("v_prediction", "what the network predicts",
+                                choices=("epsilon", "v_prediction", "sample"))
+    timestep_sampling: str = _key("logit_normal", "distribution of the timesteps trained on",
+                                  choices=("uniform", "logit_normal"))
+    timestep_shift: float = _key(0.5, "mean of the logit for logit_normal timesteps")
+
+    epochs: int = _key(6, "passes over the training images", low=1)
+    batch_size: int = _key(32, "images a training step", low=1)
+    optimizer: str = _key("muon", "optimiser", choices=("adam", "adamw", "muon"))
+    learning_rate: float = _key(1.2e-3, "peak learning rate of Adam or AdamW", low=0.0)
+    muon_learning_rate: float = _key(0.02, "peak learning rate of Muon's matrices", low=0.0)
+    lr_schedule: str = _key("linear", "learning rate over training",
+                            choices=("constant", "linear", "cosine"))
+    lr_warmup_steps: int = _key(100, "steps of linear warm-up", low=0)
+    lr_decay_start: float = _key(0.5, "share of training after which a linear schedule decays",
+                                 low=0.0, high=1.0)
+    label_drop: float = _key(0.1, "share of labels dropped, for classifier-free guidance",
+                             low=0.0, high=1.0)
+    ema_decay: float = _key(0.998, "decay of the moving average of the weights; 0: none",
+                            low=0.0, high=1.0)
+    mixed_precision: str = _key("bf16", "arithmetic of the network", choices=("no", "bf16"))
+    evaluate_every: int = _key(1, "epochs between accuracies and grids; 0: only at the end", low=0)
+    checkpoint_minutes: float = _key(2.0, "minutes between checkpoints", low=0.0)
+    max_steps: int = _key(0, "stop after this many steps, to be resumed; 0: no limit", low=0)
+
+    sampler: str = _key("dpm_solver++", "sampler", choices=("ddpm", "ddim", "dpm_solver++"))
+    num_inference_steps: int = _key(25, "steps of the sampler", low=1)
+    guidance_scale: float = _key(3.0, "classifier-free guidance; 1: none", low=0.0)
+    sample_batch_size: int = _key(32, "images sampled at once", low=1)
+
+    denoise_steps: int = _key(12, "moments shown of the denoising process", low=10)
+    experiment_timesteps: int = _key(2000, "T of the timesteps experiment", low=2)
+    experiment_epochs: int = _key(0, "epochs of both its arms; 0: as many as the run itself",
+                                  low=0)
+
+    def __post_init__(self) -> None:
+        _check_together(self)
+
+    def replace(self, **changes: Any) -> Params:
+        """Return a copy with some values changed, checked like any other."""
+        return dataclasses.replace(self, **{k: coerce(k, v) for k, v in changes.items()})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the parameters as plain values, in the order of the schema."""
+        return dataclasses.asdict(self)
+
+
+FIELDS = {f.name: f for f in dataclasses.fields(Params)}
+_TYPES = get_type_hints(Params)
+
+
+def _check_together(p: Params) -> None:
+    if len(p.blocks) != len(p.channels) or not p.blocks:
+        raise UserError(
+            f"blocks and channels: expected two lists of the same length, one entry a level, "
+            f"found {len(p.blocks)} and {len(p.channels)} entries"
+        )
+    if p.class_emb_size % 4:
+        raise UserError(f"class_emb_size: expected a multiple of 4, found {p.class_emb_size}")
+    shrink = p.patch_size * 2 ** (len(p.blocks) - 1)
+    if p.image_size % shrink:
+        raise UserError(
+            f"image_size: expected a multiple of {shrink} (patch_size {p.patch_size} and "
+            f"{len(p.blocks)} levels), found {p.image_size}"
+        )
+    if p.num_inference_steps > p.num_train_timesteps:
+        raise UserError(
+            f"num_inference_steps: expected at most num_train_timesteps "
+            f"({p.num_train_timesteps}), found {p.num_inference_steps}"
+        )
+    if p.guidance_scale != 1 and p.label_drop == 0:
+        raise UserError(
+            f"guidance_scale: {p.guidance_scale:g} needs a model that has seen dropped labels, "
+            "expected label_drop above 0 or guidance_scale 1"
+        )
+    if p.sampler == "ddpm" and p.num_inference_steps != p.num_train_timesteps:
+        raise UserError(
+            f"sampler: ddpm walks all timesteps, expected num_inference_steps "
+            f"{p.num_train_timesteps}, found {p.num_inference_steps}"
+        )
+
+
+def coerce(key: str, value: Any, where: str = "") -> Any:
+    """Return ``value`` as the type that ``key`` declares; `UserError` if that cannot be.
+
+    ``where`` (a file name, say) opens the sentence of the error.
+    """
+    at = f"{where}: {key}" if where else key
+    if key not in FIELDS:
+        raise UserError(f"{where + ': ' if where else ''}unknown parameter {key!r}"
+                        f"{did_you_mean(key, FIELDS)}")
+    wanted, about = _TYPES[key], FIELDS[key].metadata
+    if get_origin(wanted) is list:
+        if not isinstance(value, list | tuple):
+            raise UserError(f"{at}: expected a list of {get_args(wanted)[0].__name__}, "
+                            f"found {value!r}")
+        items = [_scalar(v, get_args(wanted)[0], at) for v in value]
+    else:
+        items = [_scalar(value, wanted, at)]
+    for item in items:
+        if about["choices"] and item not in about["choices"]:
+            raise UserError(f"{at}: found {item!r}{did_you_mean(item, about['choices'])}, "
+                            f"expected one of {', '.join(about['choices'])}")
+        if about["low"] is not None and item < about["low"]:
+            raise UserError(f"{at}: found {item}, expected at least {about['low']:g}")
+        if about["high"] is not None and item > about["high"]:
+            raise UserError(f"{at}: found {item}, expected at most {about['high']:g}")
+    return items if get_origin(wanted) is list else items[0]
+
+
+def _scalar(value: Any, wanted: type, at: str) -> Any:
+    plain = isinstance(value, str | int | float) and not isinstance(value, bool)
+    try:
+        if wanted is bool and isinstance(value, bool):
+            return value
+        if wanted is bool and str(value).lower() in ("true", "false"):
+            return str(value).lower() == "true"
+        if wanted is int and plain and float(value) == int(float(value)):
+            return int(value) if isinstance(value, int) else int(float(value))
+        if wanted is float and plain and math.isfinite(float(value)):
+            return float(value)
+        if wanted is str and value is None:
+            return ""
+        if wanted is str and plain:
+            return str(value)
+    except (ValueError, OverflowError):
+        pass
+    raise UserError(f"{at}: expected {wanted.__name__}, found {value!r}")
+
+
+def resolve(values: Mapping[str, Any], where: str = "") -> Params:
+    """Return `Params` with the given values over the defaults; `UserError` for unknown keys."""
+    for key in values:
+        if not isinstance(key, str):
+            raise UserError(f"{where or 'parameters'}: expected names as keys, found {key!r}")
+    return Params(**{key: coerce(key, value, where) for key, value in values.items()})
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Return the flat mapping of a params file; `UserError` names the file and the fault."""
+    path = Path(path)
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.yaml")])
+        raise UserError(f"{path}: no such params file{near}") from None
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not readable as YAML ({reason})") from None
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: expected a mapping of parameter to value, "
+                        f"found {type(found).__name__}")
+    return found
+
+
+def to_yaml(p: Params) -> str:
+    """Return the parameters as YAML that `read_yaml` and `resolve` turn into an equal `Params`."""
+    return yaml.safe_dump(p.to_dict(), sort_keys=False, allow_unicode=True)
+
+
+def from_notebook(namespace: Mapping[str, Any]) -> Params:
+    """Return `Params` from a notebook's ``globals()``, right after its parameters cell.
+
+    Every plain value there is taken for a parameter, so a mistyped
+    ``-p epoch 2`` is found although papermill only warns about it.
+    """
+    plain = (str, int, float, bool, list, tuple, dict, types.NoneType)
+    values = {key: value for key, value in namespace.items()
+              if isinstance(value, plain) and not key.startswith("_")
+              and key not in ("In", "Out", "exit", "quit")
+              and not key.startswith("PAPERMILL_")}
+    return resolve(values, "notebook parameters")

@@ -1,0 +1,203 @@
+"""The folder of one run: its files, written whole or not at all, and its progress.
+
+``outputs/<run>/`` is what the stages share and what other tools read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+from tqdm import tqdm
+from tqdm.auto import tqdm as auto_tqdm
+
+from cddpm_core.errors import UserError
+from cddpm_core.params import Params, from_notebook, read_yaml, resolve, to_yaml
+
+__all__ = ["Run", "atomic", "headless", "open_run", "progress", "project_root", "write_json"]
+
+SCHEMA = 1
+HEADLESS = "CDDPM_HEADLESS"
+DEFAULT_RUN = "quick"
+
+
+def project_root() -> Path:
+    """Return the folder that holds ``notebooks/`` and ``params/``: the checkout, else the
+    nearest such folder at or above the working directory, else that directory itself."""
+    here = Path.cwd()
+    for folder in (Path(__file__).resolve().parents[1], here, *here.parents):
+        if (folder / "notebooks").is_dir() and (folder / "params").is_dir():
+            return folder
+    return here
+
+
+@contextlib.contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success it is renamed to ``path``."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write ``content`` as indented JSON, atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n",
+                             encoding="utf-8")
+
+
+def _parent_command() -> list[str]:
+    try:
+        return psutil.Process(os.getppid()).cmdline()
+    except psutil.Error:
+        return []
+
+
+def _papermill_output() -> Path | None:
+    """The output notebook of the ``papermill`` command this kernel was started by, if any."""
+    command = _parent_command()
+    notebooks = [Path(word) for word in command if word.endswith(".ipynb")]
+    if any("papermill" in Path(word).name for word in command[:3]) and len(notebooks) == 2:
+        return notebooks[1].absolute()
+    return None
+
+
+def headless() -> bool:
+    """True in a kernel that papermill drives, where nobody watches a live widget."""
+    return HEADLESS in os.environ or _papermill_output() is not None
+
+
+def progress(**options: Any) -> tqdm:
+    """Return a progress bar: a live widget by hand in Jupyter, plain text elsewhere.
+
+    Under papermill the bar is refreshed every few seconds only, so that a log
+    stays readable. Options are those of `tqdm.tqdm`.
+    """
+    by_hand = "ipykernel" in sys.modules and not headless()
+    if not by_hand:
+        options.setdefault("mininterval", 0.5 if sys.stderr.isatty() else 5.0)
+    options.setdefault("dynamic_ncols", True)
+    return (auto_tqdm if by_hand else tqdm)(**options)
+
+
+class Run:
+    """The folder ``outputs/<name>`` and the files that other tools rely on."""
+
+    def __init__(self, name: str, outputs: Path | None = None) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+            raise UserError(f"run: found {name!r}, expected a folder name of letters, digits, "
+                            "'_', '-' and '.', without any path")
+        self.name = name
+        self.outputs = outputs or project_root() / "outputs"
+        self.folder = self.outputs / name
+        self.cache = self.outputs / "cache"
+
+    def __truediv__(self, part: str) -> Path:
+        return self.folder / part
+
+    def params(self) -> Params:
+        """Return the parameters this run was made with; `UserError` if it has not begun."""
+        if not (self / "params.yaml").exists():
+            raise UserError(f"{self / 'params.yaml'}: no such run, make it with "
+                            f"'make report PARAMS=params/{self.name}.yaml'")
+        return resolve(read_yaml(self / "params.yaml"), str(self / "params.yaml"))
+
+    def write_params(self, params: Params) -> None:
+        """Write ``params.yaml``, the resolved parameters."""
+        with atomic(self / "params.yaml") as temporary:
+            temporary.write_text(to_yaml(params), encoding="utf-8")
+
+    def read(self, name: str) -> dict[str, Any]:
+        """Return a JSON file of the run, ``{}`` if there is none yet."""
+        try:
+            return json.loads((self / name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except ValueError:
+            raise UserError(f"{self / name}: malformed JSON, remove it and run again") from None
+
+    def need(self, key: str, command: str) -> dict[str, Any]:
+        """Return the part ``key`` of ``metrics.json``; `UserError` says which command makes it."""
+        found = self.read("metrics.json")
+        if key not in found:
+            raise UserError(f"{self / 'metrics.json'}: no {key!r} yet, first run '{command}'")
+        return found[key]
+
+    def update_metrics(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Merge nested ``changes`` into ``metrics.json`` and return the whole."""
+        metrics = _merge({"schema": SCHEMA, "run": self.name, **self.read("metrics.json")}, changes)
+        write_json(self / "metrics.json", metrics)
+        return metrics
+
+    def set_stage(self, stage: str, state: str, **more: Any) -> None:
+        """Record the state of a stage in ``status.json``: running, done or failed."""
+        status = {"schema": SCHEMA, "run": self.name, **self.read("status.json")}
+        status.setdefault("stages", {})[stage] = {"state": state, **more}
+        write_json(self / "status.json", status)
+
+    def history(self) -> list[dict[str, Any]]:
+        """Return the lines of ``history.jsonl``, oldest first."""
+        if not (self / "history.jsonl").exists():
+            return []
+        lines = (self / "history.jsonl").read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+    def save_figure(self, figure: Any, name: str) -> Path:
+        """Write a matplotlib figure to ``figures/<name>.png`` and return its path."""
+        path = self / f"figures/{name}.png"
+        with atomic(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=150, bbox_inches="tight")
+        return path
+
+    @contextlib.contextmanager
+    def stage(self, name: str, **more: Any) -> Iterator[None]:
+        """Keep ``status.json`` true while a stage runs: its state and its seconds."""
+        started = time.time()
+        self.set_stage(name, "running", started=started, pid=os.getpid(), **more)
+        try:
+            yield
+        except BaseException as error:
+            self.set_stage(name, "failed", seconds=round(time.time() - started, 1),
+                           error=str(error)[:500], **more)
+            raise
+        self.set_stage(name, "done", seconds=round(time.time() - started, 1), **more)
+
+
+def _merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(old)
+    for key, value in new.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def open_run(namespace: Mapping[str, Any]) -> tuple[Run, Params]:
+    """Return the run and parameters of a notebook, given its ``globals()``.
+
+    Call it in the cell after the parameters cell. The run's name is the
+    parameter ``run``; empty, it is the folder papermill writes the notebook
+    to, or ``quick`` by hand. A key the notebook does not declare keeps the
+    value of the run's ``params.yaml``, if there is one.
+    """
+    given = from_notebook(namespace)
+    output = _papermill_output()
+    name = given.run or (output.parent.name if output else DEFAULT_RUN)
+    run = Run(name)
+    known = {k: namespace[k] for k in given.to_dict() if k in namespace}
+    base = run.params().to_dict() if (run / "params.yaml").exists() else {}
+    params = resolve({**base, **known, "run": name})
+    run.write_params(params)
+    return run, params

@@ -1,0 +1,99 @@
+"""Noise: the forward process, the timesteps trained on, and the samplers' schedulers.
+
+The forward process is ``x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) epsilon``
+(Ho et al. 2020, eq. 4), with ``alpha_bar`` from diffusers' `DDPMScheduler`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+
+from cddpm_core.errors import UserError, did_you_mean
+from cddpm_core.params import Params
+
+__all__ = ["SAMPLERS", "alpha_bar", "draw_timesteps", "make_scheduler", "predicted_x_0",
+           "sampling_scheduler", "snr", "target"]
+
+SAMPLERS = {
+    "ddpm": (DDPMScheduler, {}),
+    "ddim": (DDIMScheduler, {"timestep_spacing": "trailing"}),
+    "dpm_solver++": (DPMSolverMultistepScheduler,
+                     {"timestep_spacing": "trailing", "algorithm_type": "dpmsolver++"}),
+}
+
+
+def make_scheduler(params: Params) -> DDPMScheduler:
+    """Return the training scheduler with T = ``num_train_timesteps`` steps.
+
+    Predicted x_0 are clipped to [-1, 1] as in the paper, unless images are
+    standardised and so have no such bounds.
+    """
+    return DDPMScheduler(num_train_timesteps=params.num_train_timesteps,
+                         beta_schedule=params.beta_schedule,
+                         prediction_type=params.prediction_type,
+                         clip_sample=not params.standardise)
+
+
+def sampling_scheduler(scheduler: DDPMScheduler, sampler: str, num_inference_steps: int) -> Any:
+    """Return a scheduler that walks ``num_inference_steps`` of the same noise schedule.
+
+    ``sampler`` is ``ddpm`` (ancestral; Ho et al. 2020, algorithm 2), ``ddim``
+    (Song et al. 2021, eta 0) or ``dpm_solver++`` (Lu et al. 2022, second order).
+    Spacing is trailing, so that sampling starts at t = T - 1.
+    """
+    if sampler not in SAMPLERS:
+        raise UserError(f"sampler: found {sampler!r}{did_you_mean(sampler, SAMPLERS)}, "
+                        f"expected one of {', '.join(SAMPLERS)}")
+    kind, options = SAMPLERS[sampler]
+    made = kind.from_config(dict(scheduler.config), **options)
+    made.set_timesteps(num_inference_steps)
+    return made
+
+
+def alpha_bar(scheduler: DDPMScheduler) -> torch.Tensor:
+    """Return alpha_bar_t for t = 0..T-1, shape (T,), falling from near 1 to near 0."""
+    return scheduler.alphas_cumprod
+
+
+def snr(scheduler: DDPMScheduler) -> torch.Tensor:
+    """Return the signal-to-noise ratio alpha_bar / (1 - alpha_bar), shape (T,)."""
+    return alpha_bar(scheduler) / (1 - alpha_bar(scheduler))
+
+
+def draw_timesteps(count: int, num_train_timesteps: int, sampling: str = "uniform",
+                   shift: float = 0.0, generator: torch.Generator | None = None) -> torch.Tensor:
+    """Return ``(count,)`` integer timesteps over all of 0..T-1.
+
+    ``uniform`` gives each the same chance; ``logit_normal`` draws
+    ``T * sigmoid(shift + N(0, 1))`` (Esser et al. 2024, section 3.1), which
+    trains the middle noise levels most.
+    """
+    if sampling == "uniform":
+        return torch.randint(0, num_train_timesteps, (count,), generator=generator)
+    share = torch.sigmoid(shift + torch.randn(count, generator=generator))
+    return (share * num_train_timesteps).long().clamp(max=num_train_timesteps - 1)
+
+
+def target(scheduler: DDPMScheduler, x_0: torch.Tensor, epsilon: torch.Tensor,
+           timesteps: torch.Tensor) -> torch.Tensor:
+    """Return what the network is to predict: epsilon, v or x_0, shape (B, C, H, W).
+
+    ``v = sqrt(alpha_bar) epsilon - sqrt(1 - alpha_bar) x_0`` (Salimans & Ho 2022).
+    """
+    kind = scheduler.config.prediction_type
+    if kind == "epsilon":
+        return epsilon
+    return x_0 if kind == "sample" else scheduler.get_velocity(x_0, epsilon, timesteps)
+
+
+def predicted_x_0(scheduler: DDPMScheduler, output: torch.Tensor, x_t: torch.Tensor,
+                  timestep: int | torch.Tensor) -> torch.Tensor:
+    """Return the x_0 that a network output at ``x_t`` stands for, unclipped."""
+    a = alpha_bar(scheduler)[timestep].to(x_t)
+    kind = scheduler.config.prediction_type
+    if kind == "epsilon":
+        return (x_t - (1 - a).sqrt() * output) / a.sqrt()
+    return output if kind == "sample" else a.sqrt() * x_t - (1 - a).sqrt() * output

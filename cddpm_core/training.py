@@ -1,0 +1,254 @@
+"""Training: the loop, its checkpoints, and what it writes to the run's folder.
+
+The order of the images, the noise, the timesteps and the dropped labels are
+functions of the seed and the step, so a resumed run goes the same way as one
+that was never stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler
+from diffusers.training_utils import EMAModel
+from torch.nn import functional as F
+
+from cddpm_core.data import IclevrDataset
+from cddpm_core.errors import UserError
+from cddpm_core.model import ClassConditionedUnet, load_model, make_model
+from cddpm_core.optim import lr_factor, make_optimizers
+from cddpm_core.params import Params
+from cddpm_core.runs import Run, atomic, progress
+from cddpm_core.sampling import autocast
+from cddpm_core.schedule import draw_timesteps, make_scheduler, target
+
+__all__ = ["Trainer", "device_of", "load_trained", "train"]
+
+LOG_EVERY = 25
+
+# The parameters that make the weights; a checkpoint is resumed only with the same ones.
+# More epochs may be asked for: the steps so far stay what they were.
+TRAIN_KEYS = ("seed", "image_size", "class_emb_size", "blocks", "channels", "layers_per_block",
+              "patch_size", "time_scale_shift", "attention_head_dim", "standardise", "data_scale",
+              "num_train_timesteps", "beta_schedule", "prediction_type", "timestep_sampling",
+              "timestep_shift", "batch_size", "optimizer", "learning_rate", "muon_learning_rate",
+              "lr_schedule", "lr_warmup_steps", "lr_decay_start", "label_drop", "ema_decay",
+              "mixed_precision")
+
+
+def device_of(params: Params) -> torch.device:
+    """Return the device asked for, the best one there is for ``auto``."""
+    best = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if params.device == "auto":
+        return torch.device(best.type if best else "cpu")
+    if params.device != "cpu" and (best is None or best.type != params.device):
+        raise UserError(f"device: {params.device!r} is not there, expected 'auto' or 'cpu'")
+    return torch.device(params.device)
+
+
+class Trainer:
+    """The state of one training: model, moving average, optimisers and counters.
+
+    ``step`` counts updates, ``seconds`` the time spent on them. `save` and
+    `load` write and read all of it.
+    """
+
+    def __init__(self, params: Params, dataset: IclevrDataset) -> None:
+        self.params, self.dataset = params, dataset
+        self.device = device_of(params)
+        self.scheduler = make_scheduler(params)
+        self.model = make_model(params)
+        if params.standardise:
+            self.model.pixel_mean.copy_(dataset.mean_image())
+            self.model.pixel_scale.fill_(params.data_scale)
+        self.model.to(self.device)
+        self.optimizers = make_optimizers(self.model, params)
+        self.peaks = [[g["lr"] for g in o.param_groups] for o in self.optimizers]
+        self.ema = EMAModel(self.model.parameters(), decay=params.ema_decay)
+        self.total_steps = math.ceil(params.epochs * len(dataset) / params.batch_size)
+        self.step, self.seconds = 0, 0.0
+        self._order: tuple[int, np.ndarray] | None = None
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the training images so far, a fraction."""
+        return self.step * self.params.batch_size / len(self.dataset)
+
+    def _indices(self, step: int) -> np.ndarray:
+        """Indices of the images of a step: shuffled epochs, one after the other."""
+        size, count = self.params.batch_size, len(self.dataset)
+        chosen = []
+        for position in range(step * size, (step + 1) * size):
+            epoch, place = divmod(position, count)
+            if self._order is None or self._order[0] != epoch:
+                shuffled = np.random.default_rng([self.params.seed, epoch]).permutation(count)
+                self._order = (epoch, shuffled)
+            chosen.append(self._order[1][place])
+        return np.array(chosen)
+
+    def update(self) -> torch.Tensor:
+        """Take one step and return its loss, a scalar tensor (Ho et al. 2020, algorithm 1)."""
+        p, device = self.params, self.device
+        images, labels = self.dataset.batch(self._indices(self.step))
+        generator = torch.Generator().manual_seed(p.seed * 2**32 + self.step)
+        count = len(images)
+        timesteps = draw_timesteps(count, p.num_train_timesteps, p.timestep_sampling,
+                                   p.timestep_shift, generator).to(device)
+        epsilon = torch.randn(images.shape, generator=generator).to(device)
+        kept = (torch.rand(count, 1, generator=generator) >= p.label_drop).float()
+        x_0 = self.model.standardise(images.to(device, non_blocking=True))
+        x_t = self.scheduler.add_noise(x_0, epsilon, timesteps)
+        with autocast(device, p.mixed_precision):
+            output = self.model(x_t, timesteps, (labels * kept).to(device))
+        loss = F.mse_loss(output.float(), target(self.scheduler, x_0, epsilon, timesteps))
+        loss.backward()
+        factor = lr_factor(self.step, self.total_steps, p)
+        for optimizer, peaks in zip(self.optimizers, self.peaks, strict=True):
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * factor
+            optimizer.step()
+            optimizer.zero_grad()
+        if p.ema_decay:
+            self.ema.step(self.model.parameters())
+        self.step += 1
+        return loss.detach()
+
+    def averaged(self) -> ClassConditionedUnet:
+        """Return a copy of the model with the averaged weights, ready to sample."""
+        copy = make_model(self.params)
+        copy.load_state_dict(self.model.state_dict())
+        copy.to(self.device)
+        if self.params.ema_decay:
+            self.ema.copy_to(copy.parameters())
+        return copy.eval()
+
+    def save(self, path: Path) -> None:
+        """Write the whole state to a checkpoint, atomically."""
+        state = {"schema": 1, "params": {k: getattr(self.params, k) for k in TRAIN_KEYS},
+                 "images": len(self.dataset), "step": self.step, "seconds": self.seconds,
+                 "model": self.model.state_dict(), "ema": self.ema.state_dict(),
+                 "optimizers": [o.state_dict() for o in self.optimizers]}
+        with atomic(path) as temporary:
+            torch.save(state, temporary)
+
+    def load(self, path: Path) -> None:
+        """Continue from a checkpoint; `UserError` if it is damaged or of another configuration."""
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            made_with, count = state["params"], state["images"]
+        except Exception as error:
+            raise UserError(f"{path}: not a readable checkpoint ({type(error).__name__}), "
+                            "remove it to train anew") from None
+        for key in TRAIN_KEYS:
+            if made_with.get(key) != getattr(self.params, key):
+                raise UserError(
+                    f"{path}: checkpoint of another configuration, {key} is "
+                    f"{made_with.get(key)!r} there and {getattr(self.params, key)!r} here; "
+                    "take another run name, or remove that file to train anew")
+        if count != len(self.dataset):
+            raise UserError(f"{path}: checkpoint of another data set, of {count} images and not "
+                            f"{len(self.dataset)}; take another run name, or remove that file")
+        self.model.load_state_dict(state["model"])
+        self.ema.load_state_dict(state["ema"])
+        self.ema.to(self.device)
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.step, self.seconds = state["step"], state["seconds"]
+
+
+def train(params: Params, dataset: IclevrDataset, run: Run, *,
+          evaluate: Callable[[ClassConditionedUnet, DDPMScheduler, str], dict[str, Any]]
+          | None = None) -> dict[str, Any]:
+    """Train to ``params.epochs``, resuming ``checkpoint.pt`` of the run's folder if it is there.
+
+    Writes ``history.jsonl``, ``checkpoint.pt`` and at the end ``model/`` (the
+    averaged weights and the scheduler). ``evaluate`` is called every
+    ``evaluate_every`` epochs with the averaged model, the scheduler and a name
+    such as ``epoch_003``; what it returns goes into the history.
+
+    Returns ``images_per_second``, ``seconds``, ``steps``, ``images``, ``loss``
+    (mean of the last lines), ``parameters`` and whether training is ``finished``.
+    """
+    trainer = Trainer(params, dataset)
+    checkpoint = run / "checkpoint.pt"
+    if checkpoint.exists():
+        trainer.load(checkpoint)
+    lines = [line for line in run.history() if line["step"] <= trainer.step]
+    _write_history(run, lines)
+    last = trainer.total_steps
+    if params.max_steps:
+        last = min(last, params.max_steps)
+    size, saved_at, pending, since = params.batch_size, time.time(), [], 0.0
+    trainer.model.train()
+    with progress(total=trainer.total_steps, initial=min(trainer.step, trainer.total_steps),
+                  desc="training", unit="step") as bar:
+        while trainer.step < last:
+            epoch_before = math.floor(trainer.epoch)
+            started = time.perf_counter()
+            pending.append(float(trainer.update()))
+            elapsed = time.perf_counter() - started
+            trainer.seconds, since = trainer.seconds + elapsed, since + elapsed
+            bar.update()
+            if not math.isfinite(pending[-1]):
+                raise UserError(f"loss: {pending[-1]} at step {trainer.step}, expected a finite "
+                                f"number; lower learning_rate. The last checkpoint is {checkpoint}")
+            if trainer.step % LOG_EVERY == 0 or trainer.step == last:
+                line = {"step": trainer.step, "epoch": round(trainer.epoch, 4),
+                        "images": trainer.step * size, "loss": sum(pending) / len(pending),
+                        "images_per_second": round(len(pending) * size / since, 2),
+                        "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+                        "seconds": round(trainer.seconds, 2)}
+                lines.append(line)
+                _write_history(run, lines[-1:], append=True)
+                bar.set_postfix_str(f"loss {line['loss']:.4f}, "
+                                    f"{line['images_per_second']:.0f} img/s")
+                pending, since = [], 0.0
+            epoch = math.floor(trainer.epoch)
+            due = params.evaluate_every and epoch > epoch_before and (
+                epoch % params.evaluate_every == 0)
+            if evaluate and due and trainer.step < trainer.total_steps:
+                lines.append({"step": trainer.step, "epoch": round(trainer.epoch, 4),
+                              "seconds": round(trainer.seconds, 2), **evaluate(
+                                  trainer.averaged(), trainer.scheduler, f"epoch_{epoch:03d}")})
+                _write_history(run, lines[-1:], append=True)
+            if time.time() - saved_at > 60 * params.checkpoint_minutes:
+                trainer.save(checkpoint)
+                saved_at = time.time()
+    finished = trainer.step >= trainer.total_steps
+    trainer.save(checkpoint)
+    save_model(trainer.averaged(), trainer.scheduler, run.folder)
+    recent = [line["loss"] for line in lines if "loss" in line][-8:]
+    return {"images_per_second": round(trainer.step * size / max(trainer.seconds, 1e-9), 2),
+            "seconds": round(trainer.seconds, 1), "steps": trainer.step,
+            "images": trainer.step * size, "loss": sum(recent) / max(1, len(recent)),
+            "parameters": sum(w.numel() for w in trainer.model.parameters()),
+            "device": str(trainer.device), "finished": finished}
+
+
+def _write_history(run: Run, lines: list[dict[str, Any]], append: bool = False) -> None:
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    if append:
+        with open(run / "history.jsonl", "a", encoding="utf-8") as file:
+            file.write(text)
+    else:
+        with atomic(run / "history.jsonl") as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def save_model(model: ClassConditionedUnet, scheduler: DDPMScheduler, folder: Path) -> None:
+    """Write ``model/unet`` and ``model/scheduler`` in diffusers' layout below ``folder``."""
+    model.save_pretrained(folder / "model/unet", safe_serialization=True)
+    scheduler.save_pretrained(folder / "model/scheduler")
+
+
+def load_trained(run: Run, params: Params) -> tuple[ClassConditionedUnet, DDPMScheduler]:
+    """Return the run's trained model, on the device of ``params``, and its scheduler."""
+    model = load_model(run / "model/unet")
+    return model.to(device_of(params)), DDPMScheduler.from_pretrained(run / "model/scheduler")
