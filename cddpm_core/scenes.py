@@ -1,0 +1,192 @@
+"""Where the objects of an i-CLEVR-like scene stand, and writing such scenes as a data set.
+
+The first object stands at the image centre and each further one around it, as in
+i-CLEVR's instructions ("in front of", "behind", "left of", "right of"); the rules on
+gaps, margins and visibility are those of CLEVR's generator. A frame shows the first
+k objects of a scene, so its label list is the one before plus one name.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from cddpm_core.errors import UserError
+from cddpm_core.labels import OBJECTS
+from cddpm_core.render import RADIUS, render_frames, visible_pixels
+
+__all__ = [
+    "MAX_OBJECTS",
+    "SceneObject",
+    "file_name",
+    "render",
+    "render_dataset",
+    "render_set",
+    "sample_scene",
+]
+
+MAX_OBJECTS = 5
+REACH = 4.75  # |x| + |y| of a centre at most: CLEVR's square, seen from its corner
+GAP = 0.8  # between the circles around two objects' feet, in CLEVR units
+MARGIN = 0.2  # left-right and front-behind offsets are at least this, so that the words hold
+MIN_PIXELS = 200  # of each object must show at 320x240 (CLEVR's rule) ...
+MIN_SHARE = 0.35  # ... and this share of it
+
+
+@dataclass(frozen=True)
+class SceneObject:
+    """One object: its name, ground position in CLEVR units, and rotation in radians.
+
+    ``x`` points to the camera's right, ``y`` away from it; the origin is where the
+    first object of every scene stands.
+    """
+
+    name: str
+    x: float
+    y: float
+    rotation: float
+
+
+def _fits(x: float, y: float, others: Sequence[SceneObject]) -> bool:
+    return all(
+        math.hypot(x - o.x, y - o.y) >= 2 * RADIUS + GAP
+        and min(abs(x - o.x), abs(y - o.y)) >= MARGIN
+        for o in others
+    )
+
+
+def _shows(objects: Sequence[SceneObject]) -> bool:
+    seen, whole = visible_pixels(_plain(objects))
+    return bool(np.all((seen >= MIN_PIXELS) & (seen >= MIN_SHARE * whole)))
+
+
+def _plain(objects: Sequence[SceneObject]) -> list[tuple[str, float, float, float]]:
+    return [(o.name, o.x, o.y, o.rotation) for o in objects]
+
+
+def sample_scene(rng: np.random.Generator, num_objects: int) -> tuple[SceneObject, ...]:
+    """Draw a scene of 1 to 5 objects of different names; every prefix of it is a scene too."""
+    if not 1 <= num_objects <= MAX_OBJECTS:
+        raise UserError(f"num_objects: expected 1 to {MAX_OBJECTS}, found {num_objects}")
+    names = [OBJECTS[i] for i in rng.permutation(len(OBJECTS))[:num_objects]]
+    while True:
+        scene = [SceneObject(names[0], 0.0, 0.0, float(rng.uniform(0, 2 * math.pi)))]
+        for name in names[1:]:
+            for _ in range(100):
+                across, along = rng.uniform(-REACH, REACH, 2)
+                x, y = (across + along) / 2, (across - along) / 2
+                candidate = SceneObject(name, x, y, float(rng.uniform(0, 2 * math.pi)))
+                if _fits(x, y, scene) and _shows([*scene, candidate]):
+                    scene.append(candidate)
+                    break
+            else:
+                break
+        if len(scene) == num_objects:
+            return tuple(scene)
+
+
+def render(scene: Sequence[SceneObject]) -> np.ndarray:
+    """Return the ``(240, 320, 3)`` uint8 sRGB image of a scene."""
+    return render_frames(_plain(scene))[0]
+
+
+def file_name(scene: int, frame: int) -> str:
+    """Return the lab's name of one frame of one scene."""
+    return f"CLEVR_train_{scene:06d}_{frame}.png"
+
+
+def _rng(seed: int, index: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(index,)))
+
+
+def _map(function: Callable, count: int, workers: int | None, progress: bool, title: str) -> list:
+    """Return ``[function(0), ...]`` from threads: the kernels and the PNG writer free the GIL."""
+    workers = workers or min(8, os.cpu_count() or 1)
+    with ThreadPoolExecutor(workers) as pool:
+        results = pool.map(function, range(count))
+        return list(tqdm(results, title, count, unit="scene", disable=not progress))
+
+
+def render_dataset(
+    folder: str | Path,
+    *,
+    num_scenes: int,
+    seed: int,
+    frames: int = 3,
+    workers: int | None = None,
+    progress: bool = True,
+) -> None:
+    """Write ``num_scenes * frames`` images in the lab's layout.
+
+    ``folder/iclevr/CLEVR_train_NNNNNN_F.png`` (320x240 RGB), ``folder/objects.json``
+    and last, in one step, ``folder/train.json``: a folder that has it is complete.
+    The bytes depend on the seed alone, not on ``workers`` (threads).
+    """
+    if num_scenes < 1:
+        raise UserError(f"num_scenes: expected at least 1, found {num_scenes}")
+    folder = Path(folder)
+    images = folder / "iclevr"
+    images.mkdir(parents=True, exist_ok=True)
+
+    def draw(index: int) -> list[list[str]]:
+        scene = sample_scene(_rng(seed, index), frames)
+        for frame, image in enumerate(render_frames(_plain(scene), first=1)):
+            Image.fromarray(image).save(images / file_name(index, frame), compress_level=1)
+        return [[o.name for o in scene[: frame + 1]] for frame in range(frames)]
+
+    labels = _map(draw, num_scenes, workers, progress, "rendering")
+    train = {
+        file_name(i, k): names for i, rows in enumerate(labels) for k, names in enumerate(rows)
+    }
+    _write_json(folder / "objects.json", {name: i for i, name in enumerate(OBJECTS)})
+    _write_json(folder / "train.json", train)
+
+
+def _write_json(path: Path, content: dict) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def render_set(
+    num_images: int,
+    seed: int,
+    max_objects: int = MAX_OBJECTS,
+    size: int = 64,
+    *,
+    workers: int | None = None,
+    progress: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return uint8 images ``(N, size, size, 3)`` and their multi-hot labels ``(N, 24)``.
+
+    Every scene gives frames of 1 to ``max_objects`` objects, squashed to a square as
+    torchvision's ``Resize`` does it.
+    """
+    num_scenes = -(-num_images // max_objects)
+
+    def draw(index: int) -> list[tuple[np.ndarray, list[int]]]:
+        scene = sample_scene(_rng(seed, index), max_objects)
+        indices = [OBJECTS.index(o.name) for o in scene]
+        pictures = render_frames(_plain(scene), first=1)
+        return [
+            (np.asarray(Image.fromarray(p).resize((size, size), Image.Resampling.BILINEAR)), k)
+            for p, k in zip(pictures, (indices[: i + 1] for i in range(max_objects)), strict=True)
+        ]
+
+    rows = _map(draw, num_scenes, workers, progress, "rendering")
+    images = np.empty((num_images, size, size, 3), np.uint8)
+    labels = np.zeros((num_images, len(OBJECTS)), np.float32)
+    for n, (image, indices) in enumerate(islice((r for row in rows for r in row), num_images)):
+        images[n] = image
+        labels[n, indices] = 1.0
+    return images, labels
