@@ -23,10 +23,11 @@ from tqdm import tqdm
 
 from cddpm_core.errors import UserError
 from cddpm_core.labels import OBJECTS
-from cddpm_core.render import RADIUS, render_frames, visible_pixels
+from cddpm_core.render import RADIUS, RENDERER_VERSION, render_frames, visible_pixels
 
 __all__ = [
     "MAX_OBJECTS",
+    "RENDERER_VERSION",
     "SceneObject",
     "file_name",
     "render",
