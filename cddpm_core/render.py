@@ -53,6 +53,7 @@ _RGB = {
 ALBEDO = np.array([_RGB[colour] for colour in COLOURS]) / 255.0
 _BOUND = np.array([1.7321, 1.0, 1.4143])  # radius of the bounding sphere over RADIUS
 _LAMP_GRID = 4  # shadow rays a lamp: this number squared
+_CELL = 2  # pixels a side of a shadow cell
 _RAY_GRID = 2  # camera rays a pixel: this number squared
 _jit = njit(cache=True, nogil=True, fastmath=True)
 
@@ -141,36 +142,45 @@ def _lamp_gain(lamps, axes, i, x, y, z, nx, ny, nz):
 
 @_jit
 def _light_ground(camera, lamps, axes, points, light):
-    """Fill the ground point seen by each pixel and the light each lamp gives it."""
+    """Fill the ground point seen by each shadow cell and the light each lamp gives each pixel."""
     for v in range(HEIGHT):
         for u in range(WIDTH):
             dx, dy, dz = _pixel_ray(camera, u + 0.5, v + 0.5)
             t = -camera[1] / dz
             x, y = t * dx, t * dy - camera[0]
-            points[v, u, 0], points[v, u, 1] = x, y
             for i in range(len(lamps)):
                 gain = _lamp_gain(lamps, axes, i, x, y, 0.0, 0.0, 0.0, 1.0)
                 for c in range(3):
                     light[v, u, i, c] = gain * lamps[i, 6 + c]
+    for v in range(points.shape[0]):
+        for u in range(points.shape[1]):
+            dx, dy, dz = _pixel_ray(camera, _CELL * (u + 0.5), _CELL * (v + 0.5))
+            t = -camera[1] / dz
+            points[v, u, 0], points[v, u, 1] = t * dx, t * dy - camera[0]
 
 
 @_jit
-def _cast_shadow(shape, x, y, rotation, points, lamps, samples, visible, open_sky):
-    """Multiply in what one object leaves of each lamp and of the sky at each ground point."""
+def _cast_shadow(shape, x, y, rotation, points, lamps, samples, open_share):
+    """Multiply in what one object leaves open of each lamp and (last) of the sky in each cell.
+
+    Returns the first and last row of cells that it touches.
+    """
     cos, sin = math.cos(rotation), math.sin(rotation)
     bound = RADIUS * _BOUND[shape]
-    count = samples.shape[1]
-    for v in range(HEIGHT):
-        for u in range(WIDTH):
+    count, num_lamps = samples.shape[1], len(lamps)
+    first, last = points.shape[0], 0
+    for v in range(points.shape[0]):
+        for u in range(points.shape[1]):
             px, py = points[v, u, 0] - x, points[v, u, 1] - y
             square = px * px + py * py
-            if square < 36.0 * RADIUS * RADIUS:
+            touched = square < 36.0 * RADIUS * RADIUS
+            if touched:
                 h = square + RADIUS * RADIUS
-                open_sky[v, u] *= 1.0 - RADIUS**3 / (h * math.sqrt(h))
-            for i in range(len(lamps)):
+                open_share[v, u, num_lamps] *= 1.0 - RADIUS**3 / (h * math.sqrt(h))
+            for i in range(num_lamps):
                 lx, ly, lz = lamps[i, 0] - x - px, lamps[i, 1] - y - py, lamps[i, 2]
                 length = math.sqrt(lx * lx + ly * ly + lz * lz)
-                along = -(px * lx + py * ly - RADIUS * lz) / length
+                along = (RADIUS * lz - px * lx - py * ly) / length
                 apart = square + RADIUS * RADIUS - along * along
                 reach = bound + 0.7072 * lamps[i, 5] * max(along, 0.0) / length
                 if along < -bound or apart > reach * reach:
@@ -182,7 +192,12 @@ def _cast_shadow(shape, x, y, rotation, points, lamps, samples, visible, open_sk
                     dx, dy = cos * sx + sin * sy, cos * sy - sin * sx
                     if _blocked(shape, ox, oy, dx, dy, samples[i, s, 2]):
                         hits += 1
-                visible[v, u, i] *= 1.0 - hits / count
+                if hits:
+                    touched = True
+                    open_share[v, u, i] *= 1.0 - hits / count
+            if touched:
+                first, last = min(first, v), max(last, v)
+    return first, last
 
 
 @_jit
@@ -227,13 +242,25 @@ def _draw_object(shape, albedo, x, y, rotation, camera, lamps, axes, ambient, bo
 
 
 @_jit
-def _ground(light, ambient, visible, open_sky, out):
-    for v in range(HEIGHT):
+def _light_rows(light, ambient, open_share, top, bottom, out):
+    """Fill rows of the ground's linear colour from the shadow cells, interpolating linearly."""
+    rows, columns, num_lamps = open_share.shape[0], open_share.shape[1], light.shape[2]
+    share = np.empty(num_lamps + 1)
+    for v in range(max(top, 0), min(bottom, HEIGHT)):
+        y = min(max((v + 0.5) / _CELL - 0.5, 0.0), rows - 1.001)
+        j = int(y)
         for u in range(WIDTH):
+            x = min(max((u + 0.5) / _CELL - 0.5, 0.0), columns - 1.001)
+            i = int(x)
+            a, b = x - i, y - j
+            for k in range(num_lamps + 1):
+                upper = open_share[j, i, k] * (1 - a) + open_share[j, i + 1, k] * a
+                lower = open_share[j + 1, i, k] * (1 - a) + open_share[j + 1, i + 1, k] * a
+                share[k] = upper * (1 - b) + lower * b
             for c in range(3):
-                total = ambient[c] * open_sky[v, u]
-                for i in range(light.shape[2]):
-                    total += light[v, u, i, c] * visible[v, u, i]
+                total = ambient[c] * share[num_lamps]
+                for k in range(num_lamps):
+                    total += light[v, u, k, c] * share[k]
                 out[v, u, c] = total
 
 
@@ -286,9 +313,10 @@ class _Stage:
         self.samples = lamps[:, None, :3] + lamps[:, 5, None, None] * np.einsum(
             "ks,lkd->lsd", plane, self.axes[:, 1:]
         )
-        self.points = np.empty((HEIGHT, WIDTH, 2), np.float32)
+        self.points = np.empty((HEIGHT // _CELL, WIDTH // _CELL, 2), np.float32)
         self.light = np.empty((HEIGHT, WIDTH, len(lamps), 3), np.float32)
         _light_ground(camera, lamps, self.axes, self.points, self.light)
+        self.ground = self.light.sum(2) + ambient.astype(np.float32)
 
 
 @lru_cache(maxsize=1)
@@ -296,18 +324,18 @@ def _standard_stage() -> _Stage:
     return _Stage(CAMERA, LAMPS, AMBIENT)
 
 
-def _box(shape: int, x: float, y: float, camera: np.ndarray) -> tuple[int, int, int, int]:
+def _box(shape: int, x: float, y: float, camera: np.ndarray) -> np.ndarray:
     """Return left, top, right, bottom (exclusive) pixels that bound the object in the image."""
     back, height, pitch, roll, focal = camera
-    dy, dz = y + back, RADIUS - height
-    depth = dy * math.cos(pitch) - dz * math.sin(pitch)
-    a, b = x / depth, (dz * math.cos(pitch) + dy * math.sin(pitch)) / depth
-    a, b = math.cos(roll) * a + math.sin(roll) * b, math.cos(roll) * b - math.sin(roll) * a
-    u, v = WIDTH / 2 + focal * a, HEIGHT / 2 - focal * b
-    reach = 1.15 * focal * RADIUS * _BOUND[shape] / depth + 2
-    left, right = np.clip([math.floor(u - reach), math.ceil(u + reach)], 0, WIDTH).tolist()
-    top, bottom = np.clip([math.floor(v - reach), math.ceil(v + reach)], 0, HEIGHT).tolist()
-    return left, top, right, bottom
+    half = RADIUS * (1.4143 if shape == 0 else 1.0)
+    px, py, pz = np.meshgrid([x - half, x + half], [y - half, y + half], [0.0, 2 * RADIUS])
+    py, pz = py + back, pz - height
+    depth = py * math.cos(pitch) - pz * math.sin(pitch)
+    a, b = px / depth, (pz * math.cos(pitch) + py * math.sin(pitch)) / depth
+    u = WIDTH / 2 + focal * (math.cos(roll) * a + math.sin(roll) * b)
+    v = HEIGHT / 2 - focal * (math.cos(roll) * b - math.sin(roll) * a)
+    corners = [u.min() - 1, v.min() - 1, u.max() + 2, v.max() + 2]
+    return np.clip(corners, 0, [WIDTH, HEIGHT, WIDTH, HEIGHT]).astype(np.int64)
 
 
 def render_frames(
@@ -324,17 +352,19 @@ def render_frames(
     stage = stage or _standard_stage()
     first = len(objects) if first is None else first
     frames = np.empty((len(objects) - first + 1, HEIGHT, WIDTH, 3), np.uint8)
-    visible = np.ones((HEIGHT, WIDTH, len(stage.lamps)), np.float32)
-    open_sky = np.ones((HEIGHT, WIDTH), np.float32)
-    linear = np.empty((HEIGHT, WIDTH, 3), np.float32)
+    open_share = np.ones((*stage.points.shape[:2], len(stage.lamps) + 1), np.float32)
+    ground = stage.ground.copy()
     layers = []
     for count, (name, x, y, rotation) in enumerate(objects, start=1):
         colour, shape_name = name.split()
         shape, albedo = SHAPES.index(shape_name), ALBEDO[COLOURS.index(colour)]
-        _cast_shadow(
-            shape, x, y, rotation, stage.points, stage.lamps, stage.samples, visible, open_sky
+        top, bottom = _cast_shadow(
+            shape, x, y, rotation, stage.points, stage.lamps, stage.samples, open_share
         )
-        box = np.array(_box(shape, x, y, stage.camera))
+        _light_rows(
+            stage.light, stage.ambient, open_share, _CELL * (top - 1), _CELL * (bottom + 2), ground
+        )
+        box = _box(shape, x, y, stage.camera)
         layer = np.empty((box[3] - box[1], box[2] - box[0], 4), np.float32)
         _draw_object(
             shape, albedo, x, y, rotation,
@@ -342,7 +372,7 @@ def render_frames(
         )  # fmt: skip
         layers.append((math.hypot(x, y + stage.camera[0]), box, layer))
         if count >= first:
-            _ground(stage.light, stage.ambient, visible, open_sky, linear)
+            linear = ground.copy()
             for _, box, layer in sorted(layers, key=lambda item: -item[0]):
                 _over(layer, box, linear)
             _encode(linear, _CURVE, frames[count - first])

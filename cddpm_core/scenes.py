@@ -106,8 +106,8 @@ def file_name(scene: int, frame: int) -> str:
     return f"CLEVR_train_{scene:06d}_{frame}.png"
 
 
-def _rng(seed: int, index: int) -> np.random.Generator:
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(index,)))
+def _rng(seed: int, *key: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
 def _map(function: Callable, count: int, workers: int | None, progress: bool, title: str) -> list:
@@ -176,7 +176,8 @@ def render_set(
     num_scenes = -(-num_images // max_objects)
 
     def draw(index: int) -> list[tuple[np.ndarray, list[int]]]:
-        scene = sample_scene(_rng(seed, index), max_objects)
+        # A key of two numbers, so that no seed gives a scene that `render_dataset` writes.
+        scene = sample_scene(_rng(seed, 1, index), max_objects)
         indices = [OBJECTS.index(o.name) for o in scene]
         pictures = render_frames(_plain(scene), first=1)
         return [
