@@ -29,8 +29,8 @@ from cddpm_core.params import Params
 from cddpm_core.runs import Run, progress
 from cddpm_core.scenes import RENDERER_VERSION, render_dataset
 
-__all__ = ["ConditionDataset", "DataSource", "IclevrDataset", "data_source", "load_image",
-           "to_tensor"]
+__all__ = ["ConditionDataset", "DataSource", "IclevrDataset", "check_folder", "data_source",
+           "load_image", "to_tensor"]
 
 IMAGE_FOLDERS = ("iclevr", "images", ".")
 
@@ -150,6 +150,15 @@ def _image_paths(folder: Path, files: list[str]) -> list[Path]:
     return [folder / part / file for file in files]
 
 
+def check_folder(folder: str | Path) -> None:
+    """Raise `UserError` if a data folder lacks labels or images; reads no image."""
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"data: {folder} is not a folder, expected one with train.json "
+                        "and the images")
+    _image_paths(folder, list(read_train(folder / "train.json")))
+
+
 @dataclass(frozen=True)
 class DataSource:
     """Where the images come from, said beside every figure.
@@ -171,9 +180,7 @@ def data_source(params: Params, run: Run) -> DataSource:
     """Return the user's data folder, or the embedded data, rendered now if it is not there yet."""
     if params.data:
         folder = Path(params.data).expanduser()
-        if not folder.is_dir():
-            raise UserError(f"data: {folder} is not a folder, expected one with train.json "
-                            "and the images")
+        check_folder(folder)
         return DataSource("real", folder, None, _hash(folder / "train.json"))
     rendered = []
     for split, scenes in (("train", params.num_scenes), ("heldout", params.heldout_scenes)):

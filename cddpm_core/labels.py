@@ -96,7 +96,7 @@ def read_objects(path: str | Path) -> dict[str, int]:
     if found == _INDEX:
         return found
     if not isinstance(found, dict):
-        raise UserError(f"{path}: expected an object of name to index, found {type(found).__name__}")
+        raise UserError(f"{path}: expected names with indices, found {type(found).__name__}")
     for name, index in found.items():
         if name not in _INDEX:
             raise UserError(f"{path}: unknown object {name!r}{did_you_mean(name, OBJECTS)}")

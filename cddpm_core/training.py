@@ -29,7 +29,7 @@ from cddpm_core.runs import Run, atomic, progress
 from cddpm_core.sampling import autocast
 from cddpm_core.schedule import draw_timesteps, make_scheduler, target
 
-__all__ = ["Trainer", "device_of", "load_trained", "train"]
+__all__ = ["Trainer", "device_of", "load_trained", "read_checkpoint", "train"]
 
 LOG_EVERY = 25
 
@@ -140,12 +140,8 @@ class Trainer:
 
     def load(self, path: Path) -> None:
         """Continue from a checkpoint; `UserError` if it is damaged or of another configuration."""
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            made_with, count = state["params"], state["images"]
-        except Exception as error:
-            raise UserError(f"{path}: not a readable checkpoint ({type(error).__name__}), "
-                            "remove it to train anew") from None
+        state = read_checkpoint(path)
+        made_with, count = state["params"], state["images"]
         for key in TRAIN_KEYS:
             if made_with.get(key) != getattr(self.params, key):
                 raise UserError(
@@ -161,6 +157,20 @@ class Trainer:
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.step, self.seconds = state["step"], state["seconds"]
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Return what `Trainer.save` wrote; `UserError` if the file is damaged."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        missing = {"params", "images", "step", "model", "ema", "optimizers"} - set(state)
+    except Exception as error:
+        raise UserError(f"{path}: not a readable checkpoint ({type(error).__name__}), "
+                        "remove it to train anew") from None
+    if missing:
+        raise UserError(f"{path}: not a checkpoint of this library, {', '.join(sorted(missing))} "
+                        "not in it; remove it to train anew")
+    return state
 
 
 def train(params: Params, dataset: IclevrDataset, run: Run, *,

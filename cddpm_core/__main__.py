@@ -1,0 +1,133 @@
+"""The command line: ``python -m cddpm_core <command>``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cddpm_core.errors import UserError
+from cddpm_core.params import Params, coerce, read_yaml, resolve
+from cddpm_core.runs import project_root
+
+__all__ = ["main"]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command and return its exit code; a `UserError` is one sentence and 2."""
+    options, more = _parser().parse_known_args(arguments)
+    if more and options.command is not _test:
+        _parser().error(f"unknown arguments: {' '.join(more)}")
+    options.more = more
+    try:
+        return options.command(options)
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Stopped. The same command goes on from the last checkpoint.", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m cddpm_core",
+                                     description="Conditional DDPM on i-CLEVR, up to the report.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    def add(name: str, run: Any, about: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=about, description=about)
+        command.set_defaults(command=run)
+        return command
+
+    for command in (add("report", _report, "run all stages and write report.html and report.pdf"),
+                    add("stage", _stage, "run one stage and the stages it needs")):
+        if "stage" in command.prog.split():
+            command.add_argument("stage", help="data, train, evaluate, denoise, timesteps, report")
+        command.add_argument("--params", default="params/quick.yaml", metavar="FILE")
+        command.add_argument("--run", default="", help="run name; default: stem of the params file")
+        command.add_argument("--data", default="", metavar="DIR", help="the real i-CLEVR data")
+        command.add_argument("--evaluator", default="", metavar="FILE",
+                             help="the official checkpoint.pth")
+        command.add_argument("-p", dest="changes", nargs=2, action="append", default=[],
+                             metavar=("KEY", "VALUE"), help="change one parameter")
+        command.add_argument("--force", action="store_true", help="run finished stages again")
+    add("lab", _lab, "open JupyterLab on the notebooks")
+    add("test", _test, "run the tests; further arguments go to pytest")
+    return parser
+
+
+def _params(options: argparse.Namespace) -> Params:
+    """The params file with the changes of the command line over it."""
+    path = Path(options.params)
+    if not path.exists() and (project_root() / path).exists():
+        path = project_root() / path
+    values = {key: coerce(key, value, str(path)) for key, value in read_yaml(path).items()}
+    for key, text in options.changes:
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = text
+        values[key] = coerce(key, value, "-p")
+    for key in ("data", "evaluator"):
+        if getattr(options, key):
+            values[key] = str(Path(getattr(options, key)).expanduser().absolute())
+    return resolve({**values, "run": options.run or values.get("run") or path.stem}, str(path))
+
+
+def _report(options: argparse.Namespace) -> int:
+    # Imported here, so that a mistyped parameter is named before torch is loaded.
+    params = _params(options)
+    from cddpm_core.pipeline import STAGES, run_stages
+    from cddpm_core.report import export_report
+
+    run = run_stages(list(STAGES), params, force=options.force)
+    html, pdf = export_report(run / "report.ipynb", run)
+    for line in _results(run.read("metrics.json")):
+        print(line)
+    print(os.path.relpath(html), os.path.relpath(pdf), sep="\n")
+    return 0
+
+
+def _results(metrics: dict[str, Any]) -> list[str]:
+    data, evaluator, sample = metrics["data"], metrics["evaluator"], metrics["sample"]
+    held_out = evaluator.get("heldout_micro")
+    marker = evaluator["kind"] + (f", held-out micro {held_out:.4f}" if held_out else "")
+    lines = [f"data: {data['kind']}, {data['images']} images", f"evaluator: {marker}"]
+    lines += [f"{name}: micro {metrics[name]['micro']:.4f}, macro {metrics[name]['macro']:.4f}"
+              for name in ("test", "new_test")]
+    return [*lines,
+            f"train: {metrics['train']['seconds'] / 60:.1f} minutes, "
+            f"{metrics['train']['images_per_second']:.1f} images/s",
+            f"sample: {sample['num_inference_steps']} steps, "
+            f"{sample['images_per_second']:.2f} images/s",
+            f"total: {metrics['total_seconds'] / 60:.1f} minutes"]
+
+
+def _stage(options: argparse.Namespace) -> int:
+    params = _params(options)
+    from cddpm_core.pipeline import run_stages, with_needs
+    from cddpm_core.report import export_report
+
+    run = run_stages(with_needs(options.stage), params, force=options.force)
+    if options.stage == "report":
+        export_report(run / "report.ipynb", run)
+    print(os.path.relpath(run / f"{options.stage}.ipynb"))
+    return 0
+
+
+def _lab(options: argparse.Namespace) -> int:
+    return subprocess.call([sys.executable, "-m", "jupyter", "lab"],
+                           cwd=project_root() / "notebooks")
+
+
+def _test(options: argparse.Namespace) -> int:
+    return subprocess.call([sys.executable, "-m", "pytest", *options.more], cwd=project_root())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""The order of the stages: each is a notebook, run by papermill in a kernel of its own.
+
+A stage is skipped if its notebook, its parameters, its input files and the
+stages it reads are what they were when it last finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import papermill
+from papermill.exceptions import PapermillExecutionError
+
+from cddpm_core.data import check_folder
+from cddpm_core.errors import UserError, did_you_mean
+from cddpm_core.evaluator import load_official
+from cddpm_core.params import Params, read_yaml, resolve
+from cddpm_core.runs import HEADLESS, Run, project_root
+from cddpm_core.training import TRAIN_KEYS, read_checkpoint
+
+__all__ = ["STAGES", "run_stages", "with_needs"]
+
+# Each stage is the notebook of that name, with the stages whose results it reads.
+STAGES = {
+    "data": (),
+    "train": ("data",),
+    "evaluate": ("train",),
+    "denoise": ("train",),
+    "timesteps": ("evaluate",),
+    "report": ("data", "train", "evaluate", "denoise", "timesteps"),
+}
+
+
+def with_needs(stage: str) -> list[str]:
+    """Return the stage and all it needs, in the order of the pipeline."""
+    if stage not in STAGES:
+        raise UserError(f"stage: found {stage!r}{did_you_mean(stage, STAGES)}, "
+                        f"expected one of {', '.join(STAGES)}")
+    wanted = {stage}
+    for name in reversed(STAGES):
+        if name in wanted:
+            wanted.update(STAGES[name])
+    return [name for name in STAGES if name in wanted]
+
+
+def run_stages(names: Sequence[str], params: Params, *, force: bool = False) -> Run:
+    """Run the stages, in the given order, and return the run ``params.run``.
+
+    With ``force`` finished stages are run again; a training that is complete
+    still is not repeated. Raises `UserError` with the sentence of the notebook
+    that failed; what the stages before it computed is kept.
+    """
+    run = Run(params.run)
+    if params.data:
+        check_folder(params.data)
+    if params.evaluator:
+        load_official(params.evaluator)
+    if "train" in names:
+        _set_other_training_aside(run, params)
+    run.write_params(params)
+    keys: dict[str, str] = {}
+    for name in names:
+        notebook = project_root() / f"notebooks/{name}.ipynb"
+        keys[name] = _key(notebook, params, [keys[n] for n in STAGES[name] if n in keys])
+        before = run.read("status.json").get("stages", {}).get(name, {})
+        done = (before.get("state"), before.get("key")) == ("done", keys[name])
+        if done and not force and (run / f"{name}.ipynb").exists():
+            print(f"{name}: finished before, in {before['seconds']:.0f} s", flush=True)
+            continue
+        print(f"{name}: running", flush=True)
+        with run.stage(name, key=keys[name]):
+            _execute(notebook, run / f"{name}.ipynb", params)
+        seconds = run.read("status.json")["stages"][name]["seconds"]
+        print(f"{name}: done in {seconds:.0f} s", flush=True)
+        _write_total(run)
+    return run
+
+
+def _write_total(run: Run) -> None:
+    stages = run.read("status.json")["stages"].values()
+    run.update_metrics({"total_seconds": round(sum(s.get("seconds", 0) for s in stages), 1)})
+
+
+def _key(notebook: Path, params: Params, needs: list[str]) -> str:
+    """A hash of all that a stage depends on."""
+    declared = papermill.inspect_notebook(str(notebook))
+    values = {key: value for key, value in params.to_dict().items() if key in declared}
+    inputs = {"notebook": _sha256(notebook), "params": values, "needs": needs}
+    for path in (Path(params.data) / "train.json", Path(params.evaluator)):
+        if path.is_file():
+            inputs[path.name] = _sha256(path)
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _execute(notebook: Path, output: Path, params: Params) -> None:
+    """Run one notebook; its executed copy appears whole, also when a cell fails."""
+    running = output.with_name(f".{output.name.removesuffix('.ipynb')}.running.ipynb")
+    os.environ[HEADLESS] = "1"
+    try:
+        papermill.execute_notebook(
+            str(notebook), str(running), parameters=params.to_dict(), kernel_name="python3",
+            progress_bar=False, stderr_file=sys.stderr, cwd=str(project_root()),
+            coalesce_streams=True)
+    except PapermillExecutionError as error:
+        if error.ename == "UserError":
+            raise UserError(error.evalue) from None
+        raise UserError(f"{notebook.name}: {error.ename}: {error.evalue} in cell "
+                        f"{error.cell_index}; the traceback is in {output}") from None
+    except RuntimeError as error:
+        # nbclient's word for a kernel that died, killed for memory for instance.
+        raise UserError(f"{notebook.name}: its kernel died ({error}); the same command goes on "
+                        "from the last checkpoint") from None
+    finally:
+        del os.environ[HEADLESS]
+        if running.exists():
+            os.replace(running, output)
+
+
+def _set_other_training_aside(run: Run, params: Params) -> None:
+    """Keep a training of other parameters under ``previous/``, so that a new one can begin."""
+    checkpoint = run / "checkpoint.pt"
+    if not checkpoint.exists():
+        return
+    made_with = read_checkpoint(checkpoint)["params"]
+    old = resolve(read_yaml(run / "params.yaml")) if (run / "params.yaml").exists() else params
+    same_data = all(getattr(old, k) == getattr(params, k)
+                    for k in ("data", "num_scenes", "data_seed"))
+    same = all(made_with.get(key) == getattr(params, key) for key in TRAIN_KEYS)
+    if same and same_data and old.epochs <= params.epochs:
+        return
+    aside = run / f"previous/{time.strftime('%Y%m%d-%H%M%S')}"
+    aside.mkdir(parents=True)
+    for name in ("checkpoint.pt", "history.jsonl", "model", "metrics.json", "params.yaml"):
+        if (run / name).exists():
+            shutil.move(run / name, aside / name)
+    print(f"train: parameters changed, the training so far is kept in {aside}", flush=True)
