@@ -22,7 +22,7 @@ from cddpm_core.labels import COLOURS, SHAPES
 __all__ = ["HEIGHT", "RADIUS", "RENDERER_VERSION", "WIDTH", "render_frames", "visible_pixels"]
 
 WIDTH, HEIGHT = 320, 240
-RENDERER_VERSION = 1
+RENDERER_VERSION = 2
 RADIUS = 0.7
 
 # Distance behind the origin, height, downward pitch, roll (radians), focal length (pixels:
@@ -32,13 +32,15 @@ CAMERA = np.array([11.966, 6.111, 0.470, 0.0020, 350.0])
 # gives the ground at unit distance (red, green, blue). Front key, left fill, back.
 LAMPS = np.array(
     [
-        [4.21, -6.67, 4.95, -5.33, -7.19, 3.0, 8.1475, 7.5931, 6.4871],
-        [-6.82, 0.73, 2.21, 7.10, 2.59, 0.64, 1.9356, 2.0713, 2.6364],
-        [1.19, 2.90, 5.66, 0.52, -0.03, 3.78, 4.1011, 3.9932, 3.8872],
+        [2.226, -8.001, 4.173, 0.530, 1.280, 0.447, 6.410, 6.012, 5.057],
+        [-6.738, 0.891, 2.361, 0.594, 0.646, 0.529, 1.761, 1.934, 2.433],
+        [1.283, 2.490, 5.569, -0.606, 0.691, 1.255, 3.667, 3.708, 3.496],
     ]
 )
-AMBIENT = np.array([0.1359, 0.1356, 0.1353])
-GROUND_ALBEDO = 0.8
+AMBIENT = np.array([0.1336, 0.1342, 0.1342])
+# Albedo of the ground, its mean radiance as objects see it from above, and theirs per unit of
+# albedo as the ground sees it.
+BOUNCE = np.array([0.810, 0.163, 0.509])
 BEVEL = np.array([0.08, 0.0, 0.03])
 _RGB = {
     "gray": (87, 87, 87),
@@ -160,8 +162,10 @@ def _light_ground(camera, lamps, axes, points, light):
 
 
 @_jit
-def _cast_shadow(shape, x, y, rotation, points, lamps, samples, open_share):
-    """Multiply in what one object leaves open of each lamp and (last) of the sky in each cell.
+def _cast_shadow(shape, albedo, x, y, rotation, points, lamps, samples, bounce, cells):
+    """Multiply in what one object leaves of each lamp and of the sky; add the light it reflects.
+
+    The channels of a cell are the shares of the lamps, that of the sky, and red, green, blue.
 
     Returns the first and last row of cells that it touches.
     """
@@ -175,8 +179,13 @@ def _cast_shadow(shape, x, y, rotation, points, lamps, samples, open_share):
             square = px * px + py * py
             touched = square < 36.0 * RADIUS * RADIUS
             if touched:
+                # The share of the sky that a sphere hides from a point on the ground.
                 h = square + RADIUS * RADIUS
-                open_share[v, u, num_lamps] *= 1.0 - RADIUS**3 / (h * math.sqrt(h))
+                hidden = RADIUS**3 / (h * math.sqrt(h))
+                cells[v, u, num_lamps] *= 1.0 - hidden
+                shine = hidden * (1.0 - hidden) * bounce[0] * bounce[2]  # dark where they touch
+                for c in range(3):
+                    cells[v, u, num_lamps + 1 + c] += shine * albedo[c]
             for i in range(num_lamps):
                 lx, ly, lz = lamps[i, 0] - x - px, lamps[i, 1] - y - py, lamps[i, 2]
                 length = math.sqrt(lx * lx + ly * ly + lz * lz)
@@ -194,14 +203,14 @@ def _cast_shadow(shape, x, y, rotation, points, lamps, samples, open_share):
                         hits += 1
                 if hits:
                     touched = True
-                    open_share[v, u, i] *= 1.0 - hits / count
+                    cells[v, u, i] *= 1.0 - hits / count
             if touched:
                 first, last = min(first, v), max(last, v)
     return first, last
 
 
 @_jit
-def _draw_object(shape, albedo, x, y, rotation, camera, lamps, axes, ambient, box, layer):
+def _draw_object(shape, albedo, x, y, rotation, camera, lamps, axes, ambient, bounce, box, layer):
     """Fill ``layer`` (h, w, 4) with one object's premultiplied linear colour and coverage."""
     cos, sin = math.cos(rotation), math.sin(rotation)
     bevel = BEVEL[shape]
@@ -224,11 +233,11 @@ def _draw_object(shape, albedo, x, y, rotation, camera, lamps, axes, ambient, bo
                 nx, ny, nz = nx * norm, ny * norm, nz * norm
                 nx, ny = cos * nx - sin * ny, sin * nx + cos * ny
                 px, py, pz = t * gx, t * gy - camera[0], camera[1] + t * dz
-                sky, floor = 0.5 * (1 + nz) / GROUND_ALBEDO, 0.5 * (1 - nz)
+                sky, floor = 0.5 * (1 + nz) / bounce[0], 0.5 * (1 - nz) * bounce[1]
                 r, g, b = sky * ambient[0], sky * ambient[1], sky * ambient[2]
-                r, g, b = r + floor * 0.2, g + floor * 0.2, b + floor * 0.2
+                r, g, b = r + floor, g + floor, b + floor
                 for i in range(len(lamps)):
-                    gain = _lamp_gain(lamps, axes, i, px, py, pz, nx, ny, nz) / GROUND_ALBEDO
+                    gain = _lamp_gain(lamps, axes, i, px, py, pz, nx, ny, nz) / bounce[0]
                     r += gain * lamps[i, 6]
                     g += gain * lamps[i, 7]
                     b += gain * lamps[i, 8]
@@ -242,10 +251,10 @@ def _draw_object(shape, albedo, x, y, rotation, camera, lamps, axes, ambient, bo
 
 
 @_jit
-def _light_rows(light, ambient, open_share, top, bottom, out):
+def _light_rows(light, ambient, cells, top, bottom, out):
     """Fill rows of the ground's linear colour from the shadow cells, interpolating linearly."""
-    rows, columns, num_lamps = open_share.shape[0], open_share.shape[1], light.shape[2]
-    share = np.empty(num_lamps + 1)
+    rows, columns, num_lamps = cells.shape[0], cells.shape[1], light.shape[2]
+    cell = np.empty(num_lamps + 4, np.float32)
     for v in range(max(top, 0), min(bottom, HEIGHT)):
         y = min(max((v + 0.5) / _CELL - 0.5, 0.0), rows - 1.001)
         j = int(y)
@@ -253,14 +262,14 @@ def _light_rows(light, ambient, open_share, top, bottom, out):
             x = min(max((u + 0.5) / _CELL - 0.5, 0.0), columns - 1.001)
             i = int(x)
             a, b = x - i, y - j
-            for k in range(num_lamps + 1):
-                upper = open_share[j, i, k] * (1 - a) + open_share[j, i + 1, k] * a
-                lower = open_share[j + 1, i, k] * (1 - a) + open_share[j + 1, i + 1, k] * a
-                share[k] = upper * (1 - b) + lower * b
+            for k in range(num_lamps + 4):
+                upper = cells[j, i, k] * (1 - a) + cells[j, i + 1, k] * a
+                lower = cells[j + 1, i, k] * (1 - a) + cells[j + 1, i + 1, k] * a
+                cell[k] = upper * (1 - b) + lower * b
             for c in range(3):
-                total = ambient[c] * share[num_lamps]
+                total = ambient[c] * cell[num_lamps] + cell[num_lamps + 1 + c]
                 for k in range(num_lamps):
-                    total += light[v, u, k, c] * share[k]
+                    total += light[v, u, k, c] * cell[k]
                 out[v, u, c] = total
 
 
@@ -304,8 +313,14 @@ def _lamp_axes(lamps: np.ndarray) -> np.ndarray:
 class _Stage:
     """Everything about camera and lamps that does not depend on the objects."""
 
-    def __init__(self, camera: np.ndarray, lamps: np.ndarray, ambient: np.ndarray) -> None:
-        self.camera, self.lamps, self.ambient = camera, lamps, ambient
+    def __init__(
+        self,
+        camera: np.ndarray = CAMERA,
+        lamps: np.ndarray = LAMPS,
+        ambient: np.ndarray = AMBIENT,
+        bounce: np.ndarray = BOUNCE,
+    ) -> None:
+        self.camera, self.lamps, self.ambient, self.bounce = camera, lamps, ambient, bounce
         self.axes = _lamp_axes(lamps)
         grid = (np.arange(_LAMP_GRID) + 0.5) / _LAMP_GRID - 0.5
         a, b = np.meshgrid(grid, grid)
@@ -321,7 +336,7 @@ class _Stage:
 
 @lru_cache(maxsize=1)
 def _standard_stage() -> _Stage:
-    return _Stage(CAMERA, LAMPS, AMBIENT)
+    return _Stage()
 
 
 def _box(shape: int, x: float, y: float, camera: np.ndarray) -> np.ndarray:
@@ -352,23 +367,25 @@ def render_frames(
     stage = stage or _standard_stage()
     first = len(objects) if first is None else first
     frames = np.empty((len(objects) - first + 1, HEIGHT, WIDTH, 3), np.uint8)
-    open_share = np.ones((*stage.points.shape[:2], len(stage.lamps) + 1), np.float32)
+    cells = np.ones((*stage.points.shape[:2], len(stage.lamps) + 4), np.float32)
+    cells[..., -3:] = 0.0
     ground = stage.ground.copy()
     layers = []
     for count, (name, x, y, rotation) in enumerate(objects, start=1):
         colour, shape_name = name.split()
         shape, albedo = SHAPES.index(shape_name), ALBEDO[COLOURS.index(colour)]
         top, bottom = _cast_shadow(
-            shape, x, y, rotation, stage.points, stage.lamps, stage.samples, open_share
-        )
+            shape, albedo, x, y, rotation,
+            stage.points, stage.lamps, stage.samples, stage.bounce, cells,
+        )  # fmt: skip
         _light_rows(
-            stage.light, stage.ambient, open_share, _CELL * (top - 1), _CELL * (bottom + 2), ground
+            stage.light, stage.ambient, cells, _CELL * (top - 1), _CELL * (bottom + 2), ground
         )
         box = _box(shape, x, y, stage.camera)
         layer = np.empty((box[3] - box[1], box[2] - box[0], 4), np.float32)
         _draw_object(
             shape, albedo, x, y, rotation,
-            stage.camera, stage.lamps, stage.axes, stage.ambient, box, layer,
+            stage.camera, stage.lamps, stage.axes, stage.ambient, stage.bounce, box, layer,
         )  # fmt: skip
         layers.append((math.hypot(x, y + stage.camera[0]), box, layer))
         if count >= first:
