@@ -159,6 +159,8 @@ def coerce(key: str, value: Any, where: str = "") -> Any:
         raise UserError(f"{where + ': ' if where else ''}unknown parameter {key!r}"
                         f"{did_you_mean(key, FIELDS)}")
     wanted, about = _TYPES[key], FIELDS[key].metadata
+    if value is False and "no" in about["choices"]:
+        value = "no"  # what YAML 1.1 makes of an unquoted no
     if get_origin(wanted) is list:
         if not isinstance(value, list | tuple):
             raise UserError(f"{at}: expected a list of {get_args(wanted)[0].__name__}, "

@@ -1,0 +1,50 @@
+"""What tests share: a tiny rendered data set, small parameters, and the lab's files if at hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cddpm_core.data import IclevrDataset
+from cddpm_core.params import Params
+from cddpm_core.runs import Run
+from cddpm_core.scenes import render_dataset
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def lab() -> Path:
+    """The lab's four label files."""
+    if not (SHARED / "lab").is_dir():
+        pytest.skip("the lab's label files are not at ../shared/lab")
+    return SHARED / "lab"
+
+
+@pytest.fixture(scope="session")
+def rendered(tmp_path_factory) -> Path:
+    """A data folder of 12 rendered scenes, 36 images, in the lab's layout."""
+    folder = tmp_path_factory.mktemp("data") / "rendered"
+    render_dataset(folder, num_scenes=12, seed=5, progress=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dataset(rendered) -> IclevrDataset:
+    return IclevrDataset(rendered)
+
+
+@pytest.fixture
+def tiny() -> Params:
+    """Parameters of a network that trains in a second."""
+    return Params(class_emb_size=32, blocks=[0, 1], channels=[1, 2], attention_head_dim=8,
+                  patch_size=8, batch_size=8, epochs=2, num_train_timesteps=20,
+                  num_inference_steps=5, lr_warmup_steps=2, evaluate_every=0,
+                  mixed_precision="no", device="cpu")
+
+
+@pytest.fixture
+def run(tmp_path) -> Run:
+    return Run("tiny", outputs=tmp_path)
