@@ -25,7 +25,8 @@ from cddpm_core.params import Params, from_notebook, read_yaml, resolve, to_yaml
 __all__ = ["Run", "atomic", "headless", "open_run", "progress", "project_root", "write_json"]
 
 SCHEMA = 1
-HEADLESS = "CDDPM_HEADLESS"
+HEADLESS = "CDDPM_HEADLESS"  # set while the pipeline runs a notebook
+OUTPUTS = "CDDPM_OUTPUTS"  # another place for outputs/, a larger disk for instance
 DEFAULT_RUN = "quick"
 
 
@@ -101,7 +102,7 @@ class Run:
             raise UserError(f"run: found {name!r}, expected a folder name of letters, digits, "
                             "'_', '-' and '.', without any path")
         self.name = name
-        self.outputs = outputs or project_root() / "outputs"
+        self.outputs = outputs or Path(os.environ.get(OUTPUTS) or project_root() / "outputs")
         self.folder = self.outputs / name
         self.cache = self.outputs / "cache"
 

@@ -1,0 +1,108 @@
+"""The main job end to end, at smoke size: every notebook, by papermill, to the report."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+from cddpm_core.params import read_yaml, resolve
+from cddpm_core.pipeline import STAGES, with_needs
+from cddpm_core.runs import OUTPUTS
+
+PYTHON = [sys.executable, "-m"]
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory):
+    return tmp_path_factory.mktemp("outputs")
+
+
+def command(outputs, *words):
+    return subprocess.run([*PYTHON, *map(str, words)], cwd=ROOT, capture_output=True, text=True,
+                          env={**os.environ, OUTPUTS: str(outputs)})
+
+
+@pytest.fixture(scope="module")
+def smoke(outputs):
+    done = command(outputs, "cddpm_core", "report", "--params", "params/smoke.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    return outputs / "smoke", done
+
+
+def test_ends_with_the_results_and_the_two_paths(smoke):
+    folder, done = smoke
+    html, pdf = done.stdout.splitlines()[-2:]
+    assert html.endswith("smoke/report.html") and pdf.endswith("smoke/report.pdf")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert f"test: micro {metrics['test']['micro']:.4f}" in done.stdout
+
+
+def test_leaves_what_other_tools_rely_on(smoke):
+    folder, _ = smoke
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["data"]["kind"] == "rendered"
+    assert metrics["evaluator"]["kind"] == "stand-in"
+    for part, key in [("evaluator", "heldout_micro"), ("test", "micro"), ("test", "macro"),
+                      ("new_test", "micro"), ("new_test", "macro")]:
+        assert 0 <= metrics[part][key] <= 1
+    assert metrics["train"]["images_per_second"] > 0 and metrics["train"]["seconds"] > 0
+    assert metrics["sample"]["images_per_second"] > 0
+    assert metrics["sample"]["num_inference_steps"] == 12
+    assert metrics["total_seconds"] > 0
+    expected = resolve({**read_yaml(ROOT / "params/smoke.yaml"), "run": "smoke"})
+    assert resolve(read_yaml(folder / "params.yaml")) == expected
+    status = json.loads((folder / "status.json").read_text())
+    assert {name: s["state"] for name, s in status["stages"].items()} == dict.fromkeys(
+        STAGES, "done")
+    for name in ("test", "new_test"):
+        assert len(list((folder / "images" / name).glob("*.png"))) == 32
+    for path in ["history.jsonl", "model/unet/config.json",
+                 "model/unet/diffusion_pytorch_model.safetensors",
+                 "model/scheduler/scheduler_config.json", *(f"{name}.ipynb" for name in STAGES)]:
+        assert (folder / path).stat().st_size > 0
+    assert list((folder / "figures").glob("*.png"))
+    assert (folder / "report.html").read_text().lstrip().lower().startswith("<!doctype html")
+    assert (folder / "report.pdf").read_bytes().startswith(b"%PDF-")
+    assert not [path for path in folder.rglob("*") if path.name.endswith((".tmp", ".part"))]
+
+
+def test_finished_stages_are_not_computed_again(smoke, outputs):
+    folder, _ = smoke
+    before = {name: (folder / f"{name}.ipynb").stat().st_mtime_ns for name in STAGES}
+    again = command(outputs, "cddpm_core", "report", "--params", "params/smoke.yaml")
+    assert again.returncode == 0
+    assert again.stdout.count("finished before") == len(STAGES)
+    assert before == {name: (folder / f"{name}.ipynb").stat().st_mtime_ns for name in STAGES}
+
+
+def test_a_changed_parameter_runs_again_only_what_depends_on_it(smoke, outputs):
+    again = command(outputs, "cddpm_core", "stage", "denoise", "--params", "params/smoke.yaml",
+                    "-p", "denoise_steps", "10")
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert again.stdout.count("finished before") == 2
+    assert "denoise: done" in again.stdout
+
+
+def test_papermill_alone_runs_a_notebook_into_the_folder_it_is_given(smoke, outputs):
+    target = outputs / "mine/data.ipynb"
+    target.parent.mkdir()
+    done = command(outputs, "papermill", "notebooks/data.ipynb", target,
+                   "-f", "params/smoke.yaml", "-p", "epochs", 3)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert read_yaml(target.parent / "params.yaml")["epochs"] == 3
+    assert json.loads((target.parent / "metrics.json").read_text())["data"]["images"] == 360
+
+
+def test_papermill_alone_fails_on_a_mistyped_parameter(outputs):
+    done = command(outputs, "papermill", "notebooks/data.ipynb", outputs / "mine2/data.ipynb",
+                   "-f", "params/smoke.yaml", "-p", "epochz", 3)
+    assert done.returncode != 0
+    assert "unknown parameter 'epochz' (did you mean 'epochs'?)" in done.stderr
+
+
+def test_needs_come_in_the_order_of_the_pipeline():
+    assert with_needs("denoise") == ["data", "train", "denoise"]
+    assert with_needs("report") == list(STAGES)
