@@ -129,4 +129,4 @@ def condition_file(name: str) -> Path:
             f"conditions: unknown file {name!r}{did_you_mean(name, CONDITION_FILES)}, "
             f"expected one of {', '.join(CONDITION_FILES)}"
         )
-    return Path(str(resources.files("cddpm_core") / "facts" / f"{name}.json"))
+    return Path(str(resources.files("cddpm_core") / "lab" / f"{name}.json"))
