@@ -157,17 +157,28 @@ def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     by up to 8 %; changed in contrast, level and tint; blurred; brought down to 32x32
     and up again; given noise and grain.
     """
-    count = len(images)
-    theta = torch.zeros(count, 2, 3)
-    mirror = torch.where(torch.rand(count, generator=generator) < 0.5, -1.0, 1.0)
-    scale = _uniform(0.92, 1.08, count, generator)[:, 0, 0, 0]
-    theta[:, 0, 0], theta[:, 1, 1] = mirror * scale, scale
-    theta[:, :, 2] = (torch.rand(count, 2, generator=generator) - 0.5) * 6 / 32
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    x = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    moved, _ = _move(images, torch.zeros(len(images), 0, 2), generator)
+    return _degrade(moved, generator)
 
-    mean = x.mean((1, 2, 3), keepdim=True)
-    x = mean + (x - mean) * _uniform(0.8, 1.2, count, generator)
+
+def _move(
+    images: torch.Tensor, centres: torch.Tensor, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return images mirrored, scaled and shifted at random, and their centres ``(B, K, 2)``."""
+    count, half = len(images), images.shape[-1] / 2
+    scale = _uniform(0.92, 1.08, count, generator).view(-1, 1).repeat(1, 2)
+    scale[:, 0] *= torch.where(torch.rand(count, generator=generator) < 0.5, -1.0, 1.0)
+    shift = (torch.rand(count, 2, generator=generator) - 0.5) * 6 / half
+    theta = torch.cat([torch.diag_embed(scale), shift[:, :, None]], dim=2)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    moved = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    return moved, half * (1 + (centres / half - 1 - shift[:, None]) / scale[:, None])
+
+
+def _degrade(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    count = len(images)
+    mean = images.mean((1, 2, 3), keepdim=True)
+    x = mean + (images - mean) * _uniform(0.8, 1.2, count, generator)
     grey = x.mean(1, keepdim=True)
     x = grey + (x - grey) * _uniform(0.8, 1.2, count, generator)
     x = x + _uniform(-0.08, 0.08, count, generator)
@@ -221,7 +232,7 @@ def train_stand_in(
     ``micro`` and ``macro`` on them as rendered, ``augmented_micro`` after `augment`.
     """
     device = torch.device(device)
-    images, labels = render_set(num_images, seed, progress=progress)
+    images, labels, centres = render_set(num_images, seed, progress=progress)
     targets = torch.from_numpy(labels)
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
@@ -259,7 +270,7 @@ def _plain_state(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _held_out(evaluator: Evaluator, seed: int) -> dict[str, float]:
-    images, labels = render_set(HELDOUT_IMAGES, seed + _HELDOUT_SEED)
+    images, labels, _ = render_set(HELDOUT_IMAGES, seed + _HELDOUT_SEED)
     sets = [tuple(OBJECTS[i] for i in np.flatnonzero(row)) for row in labels]
     x = _to_float(images)
     plain = score(evaluator(x), sets)

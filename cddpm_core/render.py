@@ -19,10 +19,18 @@ from numba import njit
 
 from cddpm_core.labels import COLOURS, SHAPES
 
-__all__ = ["HEIGHT", "RADIUS", "RENDERER_VERSION", "WIDTH", "render_frames", "visible_pixels"]
+__all__ = [
+    "HEIGHT",
+    "RADIUS",
+    "RENDERER_VERSION",
+    "WIDTH",
+    "project",
+    "render_frames",
+    "visible_pixels",
+]
 
 WIDTH, HEIGHT = 320, 240
-RENDERER_VERSION = 2
+RENDERER_VERSION = 3
 RADIUS = 0.7
 
 # Distance behind the origin, height, downward pitch, roll (radians), focal length (pixels:
@@ -52,7 +60,8 @@ _RGB = {
     "cyan": (41, 208, 208),
     "yellow": (255, 238, 51),
 }
-ALBEDO = np.array([_RGB[colour] for colour in COLOURS]) / 255.0
+# Rubber's faint gloss reflects a little of every colour.
+ALBEDO = 0.98 * np.array([_RGB[colour] for colour in COLOURS]) / 255.0 + 0.02
 _BOUND = np.array([1.7321, 1.0, 1.4143])  # radius of the bounding sphere over RADIUS
 _LAMP_GRID = 4  # shadow rays a lamp: this number squared
 _CELL = 2  # pixels a side of a shadow cell
@@ -339,16 +348,21 @@ def _standard_stage() -> _Stage:
     return _Stage()
 
 
-def _box(shape: int, x: float, y: float, camera: np.ndarray) -> np.ndarray:
-    """Return left, top, right, bottom (exclusive) pixels that bound the object in the image."""
-    back, height, pitch, roll, focal = camera
-    half = RADIUS * (1.4143 if shape == 0 else 1.0)
-    px, py, pz = np.meshgrid([x - half, x + half], [y - half, y + half], [0.0, 2 * RADIUS])
-    py, pz = py + back, pz - height
-    depth = py * math.cos(pitch) - pz * math.sin(pitch)
-    a, b = px / depth, (pz * math.cos(pitch) + py * math.sin(pitch)) / depth
+def project(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the image points ``(u, v)`` in pixels at 320x240 of points above the ground."""
+    back, height, pitch, roll, focal = CAMERA
+    y, z = y + back, z - height
+    depth = y * math.cos(pitch) - z * math.sin(pitch)
+    a, b = x / depth, (z * math.cos(pitch) + y * math.sin(pitch)) / depth
     u = WIDTH / 2 + focal * (math.cos(roll) * a + math.sin(roll) * b)
     v = HEIGHT / 2 - focal * (math.cos(roll) * b - math.sin(roll) * a)
+    return u, v
+
+
+def _box(shape: int, x: float, y: float) -> np.ndarray:
+    """Return left, top, right, bottom (exclusive) pixels that bound the object in the image."""
+    half = RADIUS * (1.4143 if shape == 0 else 1.0)
+    u, v = project(*np.meshgrid([x - half, x + half], [y - half, y + half], [0.0, 2 * RADIUS]))
     corners = [u.min() - 1, v.min() - 1, u.max() + 2, v.max() + 2]
     return np.clip(corners, 0, [WIDTH, HEIGHT, WIDTH, HEIGHT]).astype(np.int64)
 
@@ -381,7 +395,7 @@ def render_frames(
         _light_rows(
             stage.light, stage.ambient, cells, _CELL * (top - 1), _CELL * (bottom + 2), ground
         )
-        box = _box(shape, x, y, stage.camera)
+        box = _box(shape, x, y)
         layer = np.empty((box[3] - box[1], box[2] - box[0], 4), np.float32)
         _draw_object(
             shape, albedo, x, y, rotation,

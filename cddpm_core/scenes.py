@@ -14,7 +14,6 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,15 @@ from tqdm import tqdm
 
 from cddpm_core.errors import UserError
 from cddpm_core.labels import OBJECTS
-from cddpm_core.render import RADIUS, RENDERER_VERSION, render_frames, visible_pixels
+from cddpm_core.render import (
+    HEIGHT,
+    RADIUS,
+    RENDERER_VERSION,
+    WIDTH,
+    project,
+    render_frames,
+    visible_pixels,
+)
 
 __all__ = [
     "MAX_OBJECTS",
@@ -112,10 +119,12 @@ def _rng(seed: int, *key: int) -> np.random.Generator:
 
 def _map(function: Callable, count: int, workers: int | None, progress: bool, title: str) -> list:
     """Return ``[function(0), ...]`` from threads: the kernels and the PNG writer free the GIL."""
-    workers = workers or min(8, os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers) as pool:
+    pool = ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1))
+    try:
         results = pool.map(function, range(count))
         return list(tqdm(results, title, count, unit="scene", disable=not progress))
+    finally:
+        pool.shutdown(cancel_futures=True)  # so that an interrupted run stops at once
 
 
 def render_dataset(
@@ -167,28 +176,33 @@ def render_set(
     *,
     workers: int | None = None,
     progress: bool = False,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return uint8 images ``(N, size, size, 3)`` and their multi-hot labels ``(N, 24)``.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return images, their multi-hot labels and where the objects are, in memory.
 
     Every scene gives frames of 1 to ``max_objects`` objects, squashed to a square as
-    torchvision's ``Resize`` does it.
+    torchvision's ``Resize`` does it: uint8 ``(N, size, size, 3)``. Labels are float
+    ``(N, 24)``; centres ``(N, 24, 2)`` are columns and rows in pixels, NaN if absent.
     """
-    num_scenes = -(-num_images // max_objects)
 
-    def draw(index: int) -> list[tuple[np.ndarray, list[int]]]:
+    def draw(index: int) -> tuple[list[np.ndarray], list[int], np.ndarray]:
         # A key of two numbers, so that no seed gives a scene that `render_dataset` writes.
         scene = sample_scene(_rng(seed, 1, index), max_objects)
-        indices = [OBJECTS.index(o.name) for o in scene]
-        pictures = render_frames(_plain(scene), first=1)
-        return [
-            (np.asarray(Image.fromarray(p).resize((size, size), Image.Resampling.BILINEAR)), k)
-            for p, k in zip(pictures, (indices[: i + 1] for i in range(max_objects)), strict=True)
+        frames = [
+            np.asarray(Image.fromarray(frame).resize((size, size), Image.Resampling.BILINEAR))
+            for frame in render_frames(_plain(scene), first=1)
         ]
+        x, y = np.array([(o.x, o.y) for o in scene]).T
+        u, v = project(x, y, np.full_like(x, RADIUS))
+        centres = np.stack([u * size / WIDTH, v * size / HEIGHT], axis=1)
+        return frames, [OBJECTS.index(o.name) for o in scene], centres
 
-    rows = _map(draw, num_scenes, workers, progress, "rendering")
     images = np.empty((num_images, size, size, 3), np.uint8)
     labels = np.zeros((num_images, len(OBJECTS)), np.float32)
-    for n, (image, indices) in enumerate(islice((r for row in rows for r in row), num_images)):
-        images[n] = image
-        labels[n, indices] = 1.0
-    return images, labels
+    places = np.full((num_images, len(OBJECTS), 2), np.nan, np.float32)
+    drawn = _map(draw, -(-num_images // max_objects), workers, progress, "rendering")
+    for n in range(num_images):
+        frames, names, centres = drawn[n // max_objects]
+        shown = names[: n % max_objects + 1]
+        images[n], labels[n, shown] = frames[n % max_objects], 1.0
+        places[n, shown] = centres[: len(shown)]
+    return images, labels, places
