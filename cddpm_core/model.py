@@ -1,6 +1,6 @@
-"""The class-conditioned U-Net: diffusers' `UNet2DModel` and a linear label embedding.
+"""The class-conditioned U-Net: diffusers' U-Nets and what turns a label into their condition.
 
-The label embedding is a module beside the U-Net rather than a replacement of
+What embeds the label is a module beside the U-Net rather than a replacement of
 its ``class_embedding``: a replaced one is dropped on save without an error.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from diffusers import ModelMixin, UNet2DModel
+from diffusers import ModelMixin, UNet2DConditionModel, UNet2DModel
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import nn
 from torch.nn import functional as F
@@ -40,6 +40,12 @@ class ClassConditionedUnet(ModelMixin, ConfigMixin):
         time_scale_shift: ``default`` adds the embedding inside a residual
             layer, ``scale_shift`` scales and shifts its normalised features.
         attention_head_dim: channels of one attention head.
+        conditioning: ``class_embedding`` as above on `UNet2DModel`;
+            ``object_tokens`` adds one learned token an object, up to
+            ``max_objects`` and the rest filled with a null token, which the
+            attention layers of a `UNet2DConditionModel` read beside the
+            image's own places (joint attention, as in Nichol et al. 2022),
+            so that a colour and its shape come as one.
 
     The buffers ``pixel_mean`` (3, H, W) and ``pixel_scale`` () say how images
     in [-1, 1] become the x_0 the network is trained on; see `standardise`.
@@ -50,25 +56,33 @@ class ClassConditionedUnet(ModelMixin, ConfigMixin):
                  blocks: Sequence[int] = (0, 0, 0, 0, 0, 0),
                  channels: Sequence[int] = (1, 1, 2, 2, 4, 4), layers_per_block: int = 2,
                  image_size: int = 64, patch_size: int = 1, time_scale_shift: str = "default",
-                 attention_head_dim: int = 8) -> None:
+                 attention_head_dim: int = 8, conditioning: str = "class_embedding",
+                 max_objects: int = 3) -> None:
         super().__init__()
         width = class_emb_size // 4
         pixels = 3 * patch_size**2
+        tokens = conditioning == "object_tokens"
+        attention = "SimpleCrossAttn" if tokens else "Attn"
+        names = [f"{attention if b else ''}%sBlock2D" for b in blocks]
+        same = {
+            "sample_size": image_size // patch_size, "in_channels": pixels, "out_channels": pixels,
+            "down_block_types": [name % "Down" for name in names],
+            "up_block_types": [name % "Up" for name in reversed(names)],
+            "block_out_channels": [width * c for c in channels],
+            "layers_per_block": layers_per_block, "norm_num_groups": math.gcd(32, width),
+            "resnet_time_scale_shift": time_scale_shift, "class_embed_type": "identity",
+            "attention_head_dim": attention_head_dim,
+        }
         self.class_embedding = nn.Linear(num_classes, class_emb_size)
-        self.unet = UNet2DModel(
-            sample_size=image_size // patch_size,
-            in_channels=pixels,
-            out_channels=pixels,
-            time_embedding_dim=class_emb_size,
-            class_embed_type="identity",
-            down_block_types=["AttnDownBlock2D" if b else "DownBlock2D" for b in blocks],
-            up_block_types=["AttnUpBlock2D" if b else "UpBlock2D" for b in reversed(blocks)],
-            block_out_channels=[width * c for c in channels],
-            layers_per_block=layers_per_block,
-            norm_num_groups=math.gcd(32, width),
-            resnet_time_scale_shift=time_scale_shift,
-            attention_head_dim=attention_head_dim,
-        )
+        if tokens:
+            token_size = class_emb_size // 2
+            self.object_tokens = nn.Parameter(0.3 * torch.randn(num_classes, token_size))
+            self.null_token = nn.Parameter(0.3 * torch.randn(token_size))
+            self.unet = UNet2DConditionModel(
+                **same, time_embedding_dim=class_emb_size, cross_attention_dim=token_size,
+                mid_block_type="UNetMidBlock2DSimpleCrossAttn")
+        else:
+            self.unet = UNet2DModel(**same, time_embedding_dim=class_emb_size)
         self.register_buffer("pixel_mean", torch.zeros(3, image_size, image_size))
         self.register_buffer("pixel_scale", torch.ones(()))
 
@@ -83,9 +97,23 @@ class ClassConditionedUnet(ModelMixin, ConfigMixin):
                 for no condition.
         """
         patch = self.config.patch_size
-        hidden = F.pixel_unshuffle(x_t, patch)
-        output = self.unet(hidden, timesteps, class_labels=self.class_embedding(labels)).sample
+        tokens = {}
+        if self.config.conditioning == "object_tokens":
+            tokens["encoder_hidden_states"] = self._tokens(labels)
+        output = self.unet(F.pixel_unshuffle(x_t, patch), timesteps,
+                           class_labels=self.class_embedding(labels), **tokens).sample
         return F.pixel_shuffle(output, patch)
+
+    def _tokens(self, labels: torch.Tensor) -> torch.Tensor:
+        present, index = labels.topk(self.config.max_objects, dim=1)
+        return torch.where(present[..., None] > 0.5, self.object_tokens[index], self.null_token)
+
+    def check_labels(self, labels: torch.Tensor) -> None:
+        """Raise `UserError` if a label names more objects than the network has tokens for."""
+        most, found = self.config.max_objects, int(labels.sum(1).max())
+        if self.config.conditioning == "object_tokens" and found > most:
+            raise UserError(f"labels: one names {found} objects, expected at most {most} for "
+                            "conditioning object_tokens")
 
     def standardise(self, images: torch.Tensor) -> torch.Tensor:
         """Return x_0 for images in [-1, 1], shape (..., 3, H, W)."""
@@ -104,7 +132,7 @@ def make_model(params: Params) -> ClassConditionedUnet:
             class_emb_size=params.class_emb_size, blocks=params.blocks, channels=params.channels,
             layers_per_block=params.layers_per_block, image_size=params.image_size,
             patch_size=params.patch_size, time_scale_shift=params.time_scale_shift,
-            attention_head_dim=params.attention_head_dim)
+            attention_head_dim=params.attention_head_dim, conditioning=params.conditioning)
 
 
 def load_model(folder: str | Path) -> ClassConditionedUnet:

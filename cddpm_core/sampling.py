@@ -55,6 +55,7 @@ def sample(model: ClassConditionedUnet, scheduler: DDPMScheduler, labels: torch.
     """
     if len(labels) != len(seeds):
         raise ValueError(f"expected one seed an image, found {len(seeds)} for {len(labels)} labels")
+    model.check_labels(labels)
     steps = num_inference_steps or scheduler.config.num_train_timesteps
     model.eval()
     images = []
