@@ -36,11 +36,11 @@ LOG_EVERY = 25
 # The parameters that make the weights; a checkpoint is resumed only with the same ones.
 # More epochs may be asked for: the steps so far stay what they were.
 TRAIN_KEYS = ("seed", "image_size", "class_emb_size", "conditioning", "blocks", "channels",
-              "layers_per_block", "patch_size", "time_scale_shift", "attention_head_dim", "standardise", "data_scale",
-              "num_train_timesteps", "beta_schedule", "prediction_type", "timestep_sampling",
-              "timestep_shift", "batch_size", "optimizer", "learning_rate", "muon_learning_rate",
-              "lr_schedule", "lr_warmup_steps", "lr_decay_start", "label_drop", "ema_decay",
-              "mixed_precision")
+              "layers_per_block", "patch_size", "time_scale_shift", "attention_head_dim",
+              "standardise", "data_scale", "num_train_timesteps", "beta_schedule",
+              "prediction_type", "timestep_sampling", "timestep_shift", "batch_size", "optimizer",
+              "learning_rate", "muon_learning_rate", "lr_schedule", "lr_warmup_steps",
+              "lr_decay_start", "label_drop", "ema_decay", "mixed_precision")
 
 
 def device_of(params: Params) -> torch.device:
