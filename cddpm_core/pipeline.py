@@ -141,7 +141,11 @@ def _set_other_training_aside(run: Run, params: Params) -> None:
         return
     aside = run / f"previous/{time.strftime('%Y%m%d-%H%M%S')}"
     aside.mkdir(parents=True)
-    for name in ("checkpoint.pt", "history.jsonl", "model", "metrics.json", "params.yaml"):
+    for name in ("checkpoint.pt", "history.jsonl", "model"):
         if (run / name).exists():
             shutil.move(run / name, aside / name)
+    # The stages that need not run again rely on these, so they stay as well.
+    for name in ("metrics.json", "params.yaml"):
+        if (run / name).exists():
+            shutil.copy(run / name, aside / name)
     print(f"train: parameters changed, the training so far is kept in {aside}", flush=True)
