@@ -38,17 +38,19 @@ IMAGE_FOLDERS = ("iclevr", "images", ".")
 def load_image(path: str | Path, image_size: int = 64) -> np.ndarray:
     """Return an image as uint8 (image_size, image_size, 3), squashed to a square as the lab does.
 
-    Any mode Pillow reads is turned into RGB, transparency over black. Raises
-    `UserError` for a missing or unreadable file.
+    Any mode Pillow reads is turned into RGB, 16 bits into 8, transparency over
+    black. Raises `UserError` for a missing or unreadable file.
     """
     try:
         with Image.open(path) as image:
+            if image.mode.startswith("I"):  # which Pillow would clip to 255, not scale
+                image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
             if image.mode in ("P", "LA", "PA") or "transparency" in image.info:
                 image = image.convert("RGBA")
             if image.mode == "RGBA":
                 image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
             small = image.convert("RGB").resize((image_size, image_size), Image.Resampling.BILINEAR)
-            return np.asarray(small)
+            return np.array(small)
     except FileNotFoundError:
         raise UserError(f"{path}: no such image") from None
     except Exception as error:

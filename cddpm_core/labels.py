@@ -82,12 +82,12 @@ def read_json(path: str | Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read as text ({error})") from None
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path}: malformed JSON at line {error.lineno}, column {error.colno}: {error.msg}"
         ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error})") from None
 
 
 def read_objects(path: str | Path) -> dict[str, int]:

@@ -1,0 +1,328 @@
+import hashlib
+import json
+import shutil
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision.transforms import Resize
+from torchvision.transforms.functional import normalize, to_tensor
+
+from cddpm_core import data
+from cddpm_core.data import (
+    ConditionDataset,
+    IclevrDataset,
+    check_folder,
+    data_source,
+    load_image,
+)
+from cddpm_core.errors import UserError
+from cddpm_core.labels import OBJECTS, from_multi_hot, read_train
+from cddpm_core.params import Params
+
+LABELS = {
+    "CLEVR_train_000000_0.png": ["red cube"],
+    "CLEVR_train_000000_1.png": ["red cube", "cyan sphere"],
+    "CLEVR_train_000000_2.png": ["red cube", "cyan sphere", "gray cylinder"],
+}
+
+
+def picture(seed: int = 0, size: tuple[int, int] = (320, 240)) -> Image.Image:
+    """A smooth RGB image, as a rendered one is."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
+    return Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A set in the lab's layout: 320x240 RGB images in iclevr/, labels beside it."""
+    (tmp_path / "set/iclevr").mkdir(parents=True)
+    (tmp_path / "set/train.json").write_text(json.dumps(LABELS))
+    (tmp_path / "set/objects.json").write_text(json.dumps({n: i for i, n in enumerate(OBJECTS)}))
+    for index, name in enumerate(LABELS):
+        picture(index).save(tmp_path / "set/iclevr" / name)
+    return tmp_path / "set"
+
+
+def test_items_of_a_set_in_the_labs_layout(folder):
+    dataset = IclevrDataset(folder)
+    assert len(dataset) == 3
+    for (image, label), names in zip(dataset, LABELS.values(), strict=False):
+        assert image.shape == (3, 64, 64) and image.dtype == torch.float32
+        assert -1 <= image.min() < -0.2 and 0.2 < image.max() <= 1
+        assert label.shape == (24,) and label.dtype == torch.float32
+        assert set(from_multi_hot(label)) == set(names)
+
+
+@pytest.mark.parametrize("place", ["iclevr", "images", "."])
+def test_images_are_found_in_any_of_the_usual_places(folder, place):
+    if place != "iclevr":
+        shutil.copytree(folder / "iclevr", folder / place, dirs_exist_ok=True)
+        shutil.rmtree(folder / "iclevr")
+    (folder / "objects.json").unlink()
+    assert len(IclevrDataset(folder)) == 3
+    check_folder(folder)
+
+
+@pytest.mark.parametrize("size", [(320, 240), (64, 64), (48, 50), (641, 480)])
+def test_resize_is_torchvisions_on_the_pil_image(tmp_path, size):
+    image = picture(1, size)
+    image.save(tmp_path / "a.png")
+    expected = normalize(to_tensor(Resize((64, 64))(image)), [0.5] * 3, [0.5] * 3)
+    found = data.to_tensor(load_image(tmp_path / "a.png"))
+    assert torch.allclose(found, expected, atol=1e-6)
+
+
+def test_white_is_one_and_black_is_minus_one():
+    assert data.to_tensor(np.full((4, 5, 3), 255, np.uint8)).eq(1).all()
+    assert data.to_tensor(np.zeros((2, 4, 5, 3), np.uint8)).eq(-1).all()
+    assert data.to_tensor(np.zeros((2, 4, 5, 3), np.uint8)).shape == (2, 3, 4, 5)
+
+
+def grey_ramp(bits: int) -> np.ndarray:
+    ramp = np.linspace(0, 2**bits - 1, 320).round()
+    return np.broadcast_to(ramp, (240, 320)).astype(np.uint8 if bits == 8 else np.uint16)
+
+
+def test_every_mode_of_png_shows_the_same_picture(tmp_path):
+    plain = Image.fromarray(grey_ramp(8))
+    opaque = plain.convert("RGBA")
+    variants = {
+        "RGB": plain.convert("RGB"), "RGBA": opaque, "L": plain, "LA": plain.convert("LA"),
+        "P": plain.convert("P"), "I;16": Image.fromarray(grey_ramp(16)),
+    }
+    for mode, image in variants.items():
+        assert image.mode == mode
+        image.save(tmp_path / "a.png")
+        found = load_image(tmp_path / "a.png")
+        assert found.shape == (64, 64, 3) and found.dtype == np.uint8
+        expected = np.asarray(Resize((64, 64))(plain.convert("RGB"))).astype(int)
+        assert np.abs(found - expected).max() <= 1, mode
+
+
+def test_palette_colours_are_mixed_as_colours_not_as_indices(tmp_path):
+    image = picture(3).quantize(16)
+    image.save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as saved:
+        assert saved.mode == "P"
+    expected = np.asarray(Resize((64, 64))(image.convert("RGB")))
+    assert np.array_equal(load_image(tmp_path / "a.png"), expected)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P", "RGB"])
+def test_transparency_lies_over_black(tmp_path, mode):
+    image = Image.new("RGBA", (320, 240), (250, 200, 100, 0))
+    image.paste((10, 200, 30, 255), (0, 0, 160, 240))
+    if mode == "P":
+        image = image.convert("P")
+        clear = image.getpixel((319, 0))
+        image.save(tmp_path / "a.png", transparency=clear)
+    elif mode == "RGB":
+        image.convert("RGB").save(tmp_path / "a.png", transparency=(250, 200, 100))
+    else:
+        image.save(tmp_path / "a.png")
+    found = load_image(tmp_path / "a.png")
+    assert found[:, 40:].max() == 0
+    assert np.abs(found[10, 10].astype(int) - [10, 200, 30]).max() < 40
+
+
+@given(st.integers(1, 90), st.integers(1, 90), st.sampled_from([8, 16, 64]))
+def test_any_resolution_becomes_the_square(tmp_path_factory, width, height, side):
+    path = tmp_path_factory.mktemp("any") / "a.png"
+    Image.new("RGB", (width, height), (10, 120, 250)).save(path)
+    assert (load_image(path, side) == [10, 120, 250]).all()
+    assert load_image(path, side).shape == (side, side, 3)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_batch_is_the_items_together(rendered, in_memory):
+    dataset = IclevrDataset(rendered, in_memory=in_memory)
+    indices = np.array([5, 0, 35])
+    images, labels = dataset.batch(indices)
+    assert torch.equal(images, torch.stack([dataset[i][0] for i in indices]))
+    assert torch.equal(labels, torch.stack([dataset[i][1] for i in indices]))
+
+
+def test_in_memory_equals_reading_the_files(rendered):
+    held, read = IclevrDataset(rendered), IclevrDataset(rendered, in_memory=False)
+    assert held.pixels.dtype == np.uint8 and held.pixels.shape == (36, 64, 64, 3)
+    assert read.pixels is None
+    for index in range(len(held)):
+        assert torch.equal(held[index][0], read[index][0])
+        assert torch.equal(held[index][1], read[index][1])
+
+
+def test_reading_a_file_warns_of_nothing(rendered):
+    dataset = IclevrDataset(rendered, in_memory=False)
+    # torch says only once a process that an array is read-only.
+    assert load_image(dataset.files[0]).flags.writeable
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dataset[0]
+
+
+def test_images_and_labels_are_in_the_order_of_the_label_file(folder):
+    reversed_labels = dict(reversed(LABELS.items()))
+    first = IclevrDataset(folder)
+    (folder / "train.json").write_text(json.dumps(reversed_labels))
+    second = IclevrDataset(folder)
+    assert torch.equal(first[0][0], second[2][0]) and torch.equal(first[0][1], second[2][1])
+    assert not torch.equal(first[0][0], second[0][0])
+
+
+def test_mean_image_is_the_mean(dataset):
+    everything = torch.stack([dataset[i][0] for i in range(len(dataset))])
+    assert torch.allclose(dataset.mean_image(), everything.mean(0), atol=1e-6)
+    few = dataset.mean_image(most=2)
+    assert torch.allclose(few, everything[[0, -1]].mean(0), atol=1e-6)
+
+
+def test_mean_image_of_several_parts(rendered):
+    dataset = IclevrDataset(rendered)
+    repeat = np.arange(1000) % 36
+    dataset.pixels, dataset.labels = dataset.pixels[repeat], dataset.labels[repeat]
+    dataset.files = [dataset.files[i] for i in repeat]
+    expected = data.to_tensor(dataset.pixels).mean(0)
+    assert torch.allclose(dataset.mean_image(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_missing_image_is_named_before_any_is_read(folder, in_memory):
+    for name in list(LABELS)[1:]:
+        (folder / "iclevr" / name).unlink()
+    (folder / "iclevr" / list(LABELS)[0]).write_bytes(b"unreadable")
+    with pytest.raises(UserError) as error:
+        IclevrDataset(folder, in_memory=in_memory)
+    assert "CLEVR_train_000000_1.png: no such image; 2 of the 3 images" in str(error.value)
+    with pytest.raises(UserError, match="000000_1.png: no such image"):
+        check_folder(folder)
+
+
+def test_image_that_vanishes_later_is_named(folder):
+    dataset = IclevrDataset(folder, in_memory=False)
+    dataset.files[2].unlink()
+    with pytest.raises(UserError, match="CLEVR_train_000000_2.png: no such image"):
+        dataset[2]
+
+
+def spoil(path, how):
+    whole = path.read_bytes()
+    path.write_bytes({"truncated": whole[: len(whole) // 2], "header alone": whole[:20],
+                      "empty": b"", "text": b"not an image\n" * 10,
+                      "wrong checksum": whole[:60] + b"????" + whole[64:]}[how])
+
+
+@pytest.mark.parametrize("how", ["truncated", "header alone", "empty", "text", "wrong checksum"])
+def test_unreadable_image_is_one_sentence(folder, how):
+    path = folder / "iclevr/CLEVR_train_000000_1.png"
+    spoil(path, how)
+    for read in (lambda: IclevrDataset(folder),
+                 lambda: IclevrDataset(folder, in_memory=False)[1], lambda: load_image(path)):
+        with pytest.raises(UserError) as error:
+            read()
+        assert f"{path}: not a readable image" in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+def test_folder_in_place_of_an_image_is_one_sentence(folder):
+    path = folder / "iclevr/CLEVR_train_000000_1.png"
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UserError, match="not a readable image"):
+        IclevrDataset(folder)
+
+
+@pytest.mark.parametrize(("content", "words"), [
+    ("{", "malformed JSON at line 1"),
+    ("", "malformed JSON"),
+    ("{}", "expected a non-empty object"),
+    ('{"a.png": ["red cubes"]}', "did you mean 'red cube'"),
+    ('{"a.png": []}', "the label list is empty"),
+    ('{"a.png": "red cube"}', "expected a list of object names"),
+    ("9" * 5000, "cannot be read"),
+    ("[" * 100000, "cannot be read"),
+    (b"\xff\xfe\x00", "cannot be read"),
+])
+def test_bad_label_file_is_one_sentence(folder, content, words):
+    raw = content if isinstance(content, bytes) else content.encode()
+    (folder / "train.json").write_bytes(raw)
+    for read in (lambda: IclevrDataset(folder), lambda: check_folder(folder)):
+        with pytest.raises(UserError) as error:
+            read()
+        assert words in str(error.value) and "train.json" in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+def test_other_indices_of_objects_are_refused(folder):
+    swapped = {name: 23 - i for i, name in enumerate(OBJECTS)}
+    (folder / "objects.json").write_text(json.dumps(swapped))
+    with pytest.raises(UserError, match="objects.json: 'gray cube' has index 23, expected 0"):
+        IclevrDataset(folder)
+
+
+def test_no_label_file_is_one_sentence(tmp_path):
+    with pytest.raises(UserError, match="train.json: no such file"):
+        IclevrDataset(tmp_path)
+    with pytest.raises(UserError, match="is not a folder, expected one with train.json"):
+        check_folder(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(("name", "objects"), [("test", 72), ("new_test", 84)])
+def test_conditions_by_name(name, objects):
+    conditions = ConditionDataset(name)
+    assert conditions.name == name and len(conditions) == len(conditions.label_sets) == 32
+    assert conditions.labels.shape == (32, 24) and conditions.labels.sum() == objects
+    for label, names in zip(conditions, conditions.label_sets, strict=False):
+        assert set(from_multi_hot(label)) == set(names)
+
+
+@pytest.mark.parametrize("kind", [str, lambda path: path])
+def test_conditions_by_path(tmp_path, kind):
+    (tmp_path / "mine.json").write_text('[["red cube"], ["cyan sphere", "gray cube"]]')
+    conditions = ConditionDataset(kind(tmp_path / "mine.json"))
+    assert conditions.name == "mine"
+    assert conditions.label_sets == [("red cube",), ("cyan sphere", "gray cube")]
+    assert conditions[0].nonzero().flatten().tolist() == [1]
+
+
+@pytest.mark.parametrize("source", ["tests", "no/such.json"])
+def test_unknown_conditions_are_one_sentence(source):
+    with pytest.raises(UserError, match="did you mean 'test'|no such file"):
+        ConditionDataset(source)
+
+
+def test_a_users_folder_is_real_data(folder, run):
+    found = data_source(Params(data=str(folder)), run)
+    assert (found.kind, found.folder, found.heldout) == ("real", folder, None)
+    assert found.sha256 == hashlib.sha256((folder / "train.json").read_bytes()).hexdigest()
+    assert "real" in found.describe()
+    assert not run.cache.exists()
+
+
+def test_a_users_folder_may_start_with_a_tilde(folder, run, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert data_source(Params(data="~/set"), run).folder == folder
+
+
+def test_a_users_folder_without_images_is_one_sentence(folder, run):
+    shutil.rmtree(folder / "iclevr")
+    with pytest.raises(UserError, match="3 of the 3 images"):
+        data_source(Params(data=str(folder)), run)
+
+
+def test_embedded_data_is_rendered_once_and_split(run):
+    params = Params(num_scenes=2, heldout_scenes=1)
+    found = data_source(params, run)
+    assert found.kind == "rendered" and "rendered" in found.describe()
+    train, heldout = (read_train(part / "train.json") for part in (found.folder, found.heldout))
+    assert (len(train), len(heldout)) == (6, 3)
+    assert len(IclevrDataset(found.folder)) == 6
+    before = {path: path.stat().st_mtime_ns for path in found.folder.rglob("*.png")}
+    assert data_source(params, run) == found
+    assert {path: path.stat().st_mtime_ns for path in found.folder.rglob("*.png")} == before
+    other = data_source(params.replace(data_seed=1), run)
+    assert other.folder != found.folder and other.sha256 != found.sha256
