@@ -54,7 +54,7 @@ class Params:
     class_emb_size: int = _key(256, "width of the class and time embedding", low=8)
     conditioning: str = _key("object_tokens", "how the label enters the network",
                              choices=("class_embedding", "object_tokens"))
-    blocks: list[int] = _key([0, 1], "per level: 0 = plain, 1 = with attention; up side mirrored",
+    blocks: list[int] = _key([0, 1], "per level: 0 plain, 1 with attention; up side mirrored",
                              low=0, high=1)
     channels: list[int] = _key([1, 2], "per level: width in multiples of class_emb_size // 4",
                                low=1)
