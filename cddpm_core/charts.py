@@ -1,0 +1,172 @@
+"""Charts: the numbers of data, schedule, training and scores, in the style of `figures`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from diffusers import DDPMScheduler
+from matplotlib.figure import Figure
+
+from cddpm_core.figures import BLUE, GREEN, ORANGE, RED, WIDTH, show_image, styled
+from cddpm_core.labels import COLOURS, SHAPES
+from cddpm_core.schedule import alpha_bar, snr
+
+__all__ = ["accuracy_bars", "experiment_curves", "image_statistics", "label_statistics",
+           "schedule_figure", "training_curves"]
+
+
+@styled
+def label_statistics(label_sets: Sequence[Sequence[str]]) -> Figure:
+    """Return how many objects an image has, and how often each colour and shape occurs."""
+    sizes = Counter(len(names) for names in label_sets)
+    seen = Counter(name for names in label_sets for name in names)
+    counts = np.array([[seen[f"{colour} {shape}"] for colour in COLOURS] for shape in SHAPES])
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.1), width_ratios=(1, 2.6))
+    bars = left.bar([str(size) for size in sorted(sizes)], [sizes[s] for s in sorted(sizes)],
+                    color=BLUE)
+    left.bar_label(bars, fontsize=7)
+    left.set(title="Objects in an image", xlabel="objects", ylabel="images")
+    left.margins(y=0.15)
+    right.imshow(counts, cmap="Blues", aspect="auto", vmin=0, vmax=max(1, counts.max()) * 1.4)
+    for (row, column), count in np.ndenumerate(counts):
+        right.text(column, row, str(count), ha="center", va="center", fontsize=7)
+    right.set(title="Images with each object", xticks=range(len(COLOURS)), xticklabels=COLOURS,
+              yticks=range(len(SHAPES)), yticklabels=SHAPES)
+    right.grid(False)
+    return figure
+
+
+@styled
+def image_statistics(images: torch.Tensor) -> Figure:
+    """Return the mean, the spread and the histogram of (N, 3, H, W) images in [-1, 1]."""
+    spread = images.std(0).mean(0).numpy()
+    figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 2.1), width_ratios=(1, 1.25, 1.6))
+    show_image(axes[0], (images.mean(0) + 1) / 2)
+    axes[0].set_title("Mean image")
+    shown = axes[1].imshow(spread, cmap="magma", interpolation="nearest")
+    axes[1].set(title="Standard deviation", xticks=[], yticks=[])
+    axes[1].grid(False)
+    figure.colorbar(shown, ax=axes[1], fraction=0.05)
+    for channel, (name, colour) in enumerate((("red", RED), ("green", GREEN), ("blue", BLUE))):
+        density, edges = np.histogram(images[:, channel].numpy(), bins=64, range=(-1, 1),
+                                      density=True)
+        axes[2].plot((edges[:-1] + edges[1:]) / 2, density, color=colour, label=name)
+    axes[2].set(title="Pixel values", xlabel="value in [-1, 1]", ylabel="density", xlim=(-1, 1))
+    axes[2].legend()
+    return figure
+
+
+@styled
+def schedule_figure(schedulers: Mapping[str, DDPMScheduler],
+                    timesteps: torch.Tensor | None = None) -> Figure:
+    """Return alpha_bar and the signal-to-noise ratio over t for named noise schedules.
+
+    ``timesteps``, integers drawn for training, adds how often each is trained on.
+    """
+    figure, axes = plt.subplots(1, 2 if timesteps is None else 3, figsize=(WIDTH, 2.2))
+    for name, scheduler in schedulers.items():
+        axes[0].plot(alpha_bar(scheduler).numpy(), label=name)
+        axes[1].semilogy(snr(scheduler).clamp(min=1e-12).numpy(), label=name)
+    axes[0].set(title=r"$\bar\alpha_t$, share of signal", xlabel="t")
+    axes[1].set(title=r"SNR $=\bar\alpha_t/(1-\bar\alpha_t)$", xlabel="t", ylim=(1e-5, None))
+    axes[1].axhline(1, color="0.5", linewidth=0.8, linestyle="-")
+    if len(schedulers) > 1:
+        axes[0].legend()
+    if timesteps is not None:
+        T = next(iter(schedulers.values())).config.num_train_timesteps
+        axes[2].hist(timesteps.numpy(), np.arange(0, T + 1, max(1, T // 40)), color=BLUE,
+                     density=True)
+        axes[2].set(title="Timesteps trained on", xlabel="t", ylabel="density")
+    return figure
+
+
+def _smooth(values: Sequence[float]) -> np.ndarray:
+    """The moving average over a twentieth of the values, as long as the values."""
+    width = max(1, len(values) // 20)
+    return np.array([np.mean(values[max(0, i - width):i + 1]) for i in range(len(values))])
+
+
+def _plot_loss(axis: Any, history: Sequence[Mapping[str, Any]], label: str | None = None) -> None:
+    lines = [line for line in history if "loss" in line]
+    epochs, losses = [line["epoch"] for line in lines], [line["loss"] for line in lines]
+    if lines and label is None:
+        axis.plot(epochs, losses, color=BLUE, linestyle="-", alpha=0.3, linewidth=0.8)
+    if lines:
+        look = {"label": label} if label else {"color": BLUE, "linestyle": "-"}
+        axis.plot(epochs, _smooth(losses), marker="o" if len(lines) == 1 else None, **look)
+        axis.set_yscale("log")
+    axis.set(title="Training loss", xlabel="epoch", ylabel="mean squared error")
+
+
+def _plot_accuracy(axis: Any, history: Sequence[Mapping[str, Any]], metric: str,
+                   label: str) -> None:
+    lines = [line for line in history if "test" in line]
+    axis.plot([line["epoch"] for line in lines], [line["test"][metric] for line in lines],
+              marker="o", markersize=3, label=label)
+    axis.set(title="Accuracy on test", xlabel="epoch", ylim=(0, 1))
+
+
+@styled
+def training_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
+    """Return loss, accuracy and speed over the epochs, from the lines of ``history.jsonl``."""
+    figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 2.3))
+    _plot_loss(axes[0], history)
+    for metric in ("micro", "macro"):
+        _plot_accuracy(axes[1], history, metric, metric)
+    axes[1].legend()
+    lines = [line for line in history if "loss" in line]
+    axes[2].plot([line["epoch"] for line in lines],
+                 [line["images_per_second"] for line in lines],
+                 marker="o" if len(lines) == 1 else None)
+    axes[2].set(title="Speed", xlabel="epoch", ylabel="images per second", ylim=(0, None))
+    return figure
+
+
+@styled
+def experiment_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """Return loss and accuracy of several trainings over each other."""
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.4))
+    for name, history in histories.items():
+        _plot_loss(axes[0], history, name)
+        _plot_accuracy(axes[1], history, "micro", name)
+    axes[0].legend()
+    axes[1].set_title("Accuracy on test (micro)")
+    return figure
+
+
+@styled
+def accuracy_bars(scores: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Return the share of objects found, by colour, shape and number of objects.
+
+    ``scores`` maps a condition file to its score, with ``per_colour``,
+    ``per_shape`` and ``per_count``: name -> ``hits`` and ``total``.
+    """
+    figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 2.4), width_ratios=(8, 3.6, 3.2),
+                                sharey=True)
+    parts = (("per_colour", "By colour"), ("per_shape", "By shape"),
+             ("per_count", "By objects asked for"))
+    width = 0.8 / len(scores)
+    styles = list(zip((BLUE, ORANGE, GREEN, RED), ("", "//", "..", "xx"), strict=True))
+    for axis, (part, title) in zip(axes, parts, strict=True):
+        names = [name for name in (*COLOURS, *SHAPES, *map(str, range(1, 25)))
+                 if any(name in score[part] for score in scores.values())]
+        for index, (file, score) in enumerate(scores.items()):
+            found = score[part]
+            places = [i + (index - (len(scores) - 1) / 2) * width
+                      for i, name in enumerate(names) if name in found]
+            shares = [found[n]["hits"] / max(1, found[n]["total"]) for n in names if n in found]
+            colour, hatch = styles[index % len(styles)]
+            axis.bar(places, shares, width, label=file, color=colour, hatch=hatch,
+                     edgecolor="white", linewidth=0.4)
+        axis.set(title=title, xticks=range(len(names)), xticklabels=names, ylim=(0, 1))
+        axis.grid(axis="x", visible=False)
+    axes[0].tick_params(axis="x", rotation=30)
+    axes[0].set_ylabel("share of objects found")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center",
+                  ncols=len(scores))
+    return figure

@@ -1,0 +1,158 @@
+"""The style of all figures, and the figures made of drawn images.
+
+Every function takes arrays, tensors or plain dicts and returns a matplotlib
+figure of the same width (or, `grid_image`, a picture); none opens a file.
+Colours differ also in print, and are never the only mark.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from cycler import cycler
+from matplotlib.figure import Figure
+from PIL import Image
+from torchvision.utils import make_grid
+
+__all__ = ["denoising_figure", "grid_figure", "grid_image", "marked_grid", "progress_strips",
+           "rescale", "show_image", "styled"]
+
+WIDTH = 7.2
+PADDING = 2
+BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#007A5A", "#C1272D"
+STYLE = {
+    "figure.constrained_layout.use": True,
+    "font.size": 8,
+    "axes.titlesize": 9,
+    "axes.labelsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+    "lines.linewidth": 1.5,
+    "axes.prop_cycle": cycler(color=[BLUE, ORANGE, GREEN, RED], linestyle=["-", "--", "-.", ":"]),
+}
+
+
+def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Draw in the style above, and let a notebook show the figure only where it is named."""
+    @functools.wraps(draw)
+    def drawn(*args: Any, **options: Any) -> Figure:
+        with plt.rc_context(STYLE):
+            figure = draw(*args, **options)
+        plt.close(figure)
+        return figure
+    return drawn
+
+
+def show_image(axis: Any, image: torch.Tensor | np.ndarray) -> None:
+    """Show a (3, H, W) image in [0, 1] or (H, W, 3) uint8 one, pixel by pixel, without axes."""
+    if isinstance(image, torch.Tensor):
+        image = image.clamp(0, 1).movedim(0, -1).numpy()
+    axis.imshow(image, interpolation="nearest")
+    axis.set(xticks=[], yticks=[])
+    axis.grid(False)
+    axis.spines[:].set_visible(False)
+
+
+def rescale(images: torch.Tensor) -> torch.Tensor:
+    """Return (N, 3, H, W) images, each stretched to [0, 1] by its own least and greatest value."""
+    flat = images.flatten(1)
+    low, high = flat.amin(1)[:, None, None, None], flat.amax(1)[:, None, None, None]
+    return (images - low) / (high - low).clamp(min=1e-8)
+
+
+def grid_image(images: torch.Tensor, per_row: int = 8, scale: int = 2) -> Image.Image:
+    """Return (N, 3, H, W) images in [-1, 1] as one picture, enlarged pixel by pixel."""
+    grid = make_grid((images.clamp(-1, 1) + 1) / 2, nrow=per_row, padding=PADDING, pad_value=1.0)
+    picture = Image.fromarray((grid * 255).round().byte().movedim(0, -1).numpy())
+    size = (picture.width * scale, picture.height * scale)
+    return picture.resize(size, Image.Resampling.NEAREST)
+
+
+@styled
+def grid_figure(images: torch.Tensor, titles: Sequence[str], per_row: int = 8) -> Figure:
+    """Return (N, 3, H, W) images in [-1, 1], each with its title underneath."""
+    rows = -(-len(images) // per_row)
+    lines = max(title.count("\n") + 1 for title in titles)
+    side = WIDTH / per_row
+    figure, axes = plt.subplots(rows, per_row, squeeze=False,
+                                figsize=(WIDTH, rows * (side + 0.13 * lines)))
+    for axis in axes.flat[len(images):]:
+        axis.set_visible(False)
+    for axis, image, title in zip(axes.flat, images, titles, strict=False):
+        show_image(axis, (image + 1) / 2)
+        axis.set_xlabel(title, fontsize=7)
+    return figure
+
+
+@styled
+def marked_grid(images: torch.Tensor, conditions: Sequence[Mapping[str, Any]],
+                per_row: int = 8) -> Figure:
+    """Return (N, 3, H, W) images in [-1, 1] with each label underneath, marked right or wrong.
+
+    ``conditions`` are those of `evaluator.score`: N dicts with ``labels`` and
+    ``hits``. A label the evaluator found has a green tick, another a red cross.
+    """
+    rows = -(-len(images) // per_row)
+    lines = max(len(condition["labels"]) for condition in conditions)
+    side = WIDTH / per_row
+    figure, axes = plt.subplots(rows, per_row, squeeze=False,
+                                figsize=(WIDTH, rows * (side + 0.12 * lines + 0.04)))
+    for axis in axes.flat[len(images):]:
+        axis.set_visible(False)
+    for axis, image, condition in zip(axes.flat, images, conditions, strict=False):
+        show_image(axis, (image + 1) / 2)
+        # An empty label of the right height makes the layout leave room for the marked ones.
+        axis.set_xlabel("\n" * (lines - 1), fontsize=6.5, labelpad=1)
+        for line, (name, hit) in enumerate(zip(condition["labels"], condition["hits"],
+                                               strict=True)):
+            axis.annotate(f"{'✓' if hit else '✗'} {name}", (0, 0), (0, -8.2 * line - 3),
+                          xycoords="axes fraction", textcoords="offset points", va="top",
+                          fontsize=6.3, color=GREEN if hit else RED, annotation_clip=False,
+                          weight="normal" if hit else "bold").set_in_layout(False)
+    return figure
+
+
+@styled
+def progress_strips(grids: Mapping[str, Image.Image], per_row: int = 8) -> Figure:
+    """Return the first row of named grids made by `grid_image`, one below the other."""
+    figure, axes = plt.subplots(len(grids), 1, squeeze=False,
+                                figsize=(WIDTH, len(grids) * (WIDTH / per_row + 0.06)))
+    for axis, (name, grid) in zip(axes[:, 0], grids.items(), strict=True):
+        show_image(axis, np.asarray(grid.crop((0, 0, grid.width, grid.width // per_row))))
+        axis.set_ylabel(name)
+    return figure
+
+
+@styled
+def denoising_figure(rows: Mapping[str, torch.Tensor], timesteps: Sequence[int],
+                     per_row: int = 6) -> Figure:
+    """Return named films, each (M, 3, H, W) in [0, 1], moment by moment, ``per_row`` abreast.
+
+    ``timesteps`` are the M moments; -1 stands for the finished image.
+    """
+    blocks = [range(start, min(start + per_row, len(timesteps)))
+              for start in range(0, len(timesteps), per_row)]
+    figure, axes = plt.subplots(len(blocks) * len(rows), per_row, squeeze=False,
+                                figsize=(WIDTH, len(blocks) * (len(rows) * 1.16 + 0.2)))
+    for axis in axes.flat:
+        axis.set_visible(False)
+    for block, moments in enumerate(blocks):
+        for row, (name, film) in enumerate(rows.items()):
+            line = axes[block * len(rows) + row]
+            for axis, moment in zip(line, moments, strict=False):
+                axis.set_visible(True)
+                show_image(axis, film[moment])
+                if row == 0:
+                    t = timesteps[moment]
+                    axis.set_title("image" if t < 0 else f"t = {t}", fontsize=8)
+            line[0].set_ylabel(name)
+    return figure

@@ -1,0 +1,138 @@
+"""From the executed report notebook to one HTML file and one PDF.
+
+Both are made of the same Markdown: the notebook's Markdown cells and the
+Markdown its code cells display. pandoc turns it into HTML with MathML, and
+into typst, which sets the PDF. The packages bring both programs; neither
+needs the network.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import re
+import warnings
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+
+import nbformat
+import pypandoc
+import typst
+from fontTools.ttLib import TTCollection, TTFont
+from matplotlib import font_manager
+
+from cddpm_core.errors import UserError
+from cddpm_core.facts import read_facts
+from cddpm_core.runs import Run, atomic
+
+__all__ = ["export_report", "notebook_markdown"]
+
+# Text is data here: no raw HTML, TeX or typst in it is let through, and "@" and "--" stay as
+# they are.
+READER = "markdown-raw_html-raw_tex-raw_attribute-citations-smart-native_divs-native_spans"
+ASSETS = Path(str(resources.files("cddpm_core") / "assets"))
+
+
+def export_report(notebook: str | Path, run: Run) -> tuple[Path, Path]:
+    """Write ``report.html`` and ``report.pdf`` to the run's folder and return their paths.
+
+    ``notebook`` is the executed ``report.ipynb``. Its pictures are embedded;
+    neither file refers to any other. Raises `UserError` if the notebook is
+    missing, not executed or names a picture that is not there.
+    """
+    notebook = Path(notebook)
+    facts = read_facts(run, run.params())
+    markdown = _absolute_pictures(notebook_markdown(notebook), notebook.parent)
+    about = {"title": facts.params.title, "author": facts.params.author, "run": f"run {run.name}",
+             "origin": facts.origin(), "date": datetime.date.today().strftime("%-d %B %Y")}
+    _warn_of_missing_glyphs(f"{about['title']} {about['author']}")
+    html, pdf = run / "report.html", run / "report.pdf"
+    with atomic(html) as temporary:
+        temporary.write_text(_html(markdown, about), encoding="utf-8")
+    with atomic(pdf) as temporary:
+        temporary.write_bytes(_pdf(markdown, about, run.folder))
+    return html, pdf
+
+
+def notebook_markdown(notebook: Path) -> str:
+    """Return the Markdown of an executed notebook: its prose and what its code displays."""
+    try:
+        cells = nbformat.read(notebook, as_version=4).cells
+    except FileNotFoundError:
+        raise UserError(f"{notebook}: no such notebook, first run the 'report' stage") from None
+    except Exception as error:
+        raise UserError(f"{notebook}: not a readable notebook ({error})") from None
+    parts = []
+    for cell in cells:
+        tags = cell.metadata.get("tags", [])
+        if cell.cell_type == "markdown" and "notebook-only" not in tags:
+            parts.append(cell.source)
+        for output in cell.get("outputs", []):
+            text = output.get("data", {}).get("text/markdown")
+            if text:
+                parts.append(text)
+    if not any(cell.get("execution_count") for cell in cells if cell.cell_type == "code"):
+        raise UserError(f"{notebook}: not executed, first run the 'report' stage")
+    return "\n\n".join(parts) + "\n"
+
+
+def _absolute_pictures(markdown: str, folder: Path) -> str:
+    """Give the links to pictures, relative to the notebook's folder, their full paths."""
+    def absolute(match: re.Match) -> str:
+        path = (folder / match[2]).resolve()
+        if not path.is_file():
+            raise UserError(f"{path}: no such picture, run the 'report' stage again")
+        return f"{match[1]}(<{path}>)"
+    return re.sub(r"(!\[(?:\\.|[^\]\\])*\])\(([^)]+)\)", absolute, markdown)
+
+
+def _pandoc(markdown: str, to: str, about: dict[str, str], *options: str) -> str:
+    about = [f"--metadata={key}={value}" for key, value in about.items() if value]
+    return pypandoc.convert_text(
+        markdown, to, format=READER,
+        extra_args=["--standalone", f"--lua-filter={ASSETS / 'figures.lua'}", "--wrap=none",
+                    "--columns=10000", "--toc", "--toc-depth=2", *about, *options])
+
+
+def _html(markdown: str, about: dict[str, str]) -> str:
+    style = (ASSETS / "report.css").read_text(encoding="utf-8")
+    html = _pandoc(markdown, "html5", about, f"--template={ASSETS / 'report.html'}", "--mathml",
+                   "--embed-resources", "--number-sections", f"--variable=style={style}")
+    # A box of its own lets a wide table scroll on a narrow screen.
+    return html.replace("<table>", '<div class="table"><table>').replace(
+        "</table>", "</table></div>")
+
+
+def _pdf(markdown: str, about: dict[str, str], folder: Path) -> bytes:
+    strings = {f"typst_{key}": about[key].replace("\\", r"\\").replace('"', r"\"")
+               for key in ("title", "author")}
+    variables = [f"--variable={key}={value}" for key, value in strings.items()]
+    source = _pandoc(markdown, "typst", about, f"--template={ASSETS / 'report.typ'}", *variables)
+    # typst reads paths from its root, here the run's folder.
+    source = source.replace(f'"{folder.resolve()}{os.sep}', '"/')
+    try:
+        return typst.compile(source.encode(), root=str(folder))
+    except typst.TypstError as error:
+        raise UserError(f"{folder / 'report.pdf'}: typst refused the report ({error})") from None
+
+
+def _warn_of_missing_glyphs(text: str) -> None:
+    """Warn once of characters that no font of this machine has and the PDF shows as boxes."""
+    # The fonts typst brings have Latin, Greek, Cyrillic and the usual punctuation.
+    missing = {c for c in text if ord(c) > 0x052F and not 0x2000 <= ord(c) <= 0x22FF}
+    for path in font_manager.findSystemFonts() if missing else ():
+        missing -= {c for c in missing if any(ord(c) in m for m in _character_maps(path))}
+    if missing:
+        warnings.warn(f"no font has {''.join(sorted(missing))!r}, the PDF shows boxes instead; "
+                      "install a font with these characters, such as fonts-noto-cjk", stacklevel=3)
+
+
+def _character_maps(path: str) -> Iterable[dict[int, str]]:
+    try:
+        fonts = (TTCollection(path, lazy=True).fonts if path.lower().endswith((".ttc", ".otc"))
+                 else [TTFont(path, lazy=True)])
+        return [font.getBestCmap() or {} for font in fonts]
+    except Exception:
+        # A font file that cannot be read has no glyph to offer.
+        return []
