@@ -128,6 +128,14 @@ def _check_together(p: Params) -> None:
         )
     if p.class_emb_size % 4:
         raise UserError(f"class_emb_size: expected a multiple of 4, found {p.class_emb_size}")
+    # The innermost level has attention whatever blocks says.
+    attending = [c for c, block in zip(p.channels, [*p.blocks[:-1], 1], strict=True) if block]
+    width = p.class_emb_size // 4 * math.gcd(*attending)
+    if width % p.attention_head_dim:
+        raise UserError(
+            f"attention_head_dim: expected a divisor of {width}, which divides the width of every "
+            f"level with attention, found {p.attention_head_dim}"
+        )
     shrink = p.patch_size * 2 ** (len(p.blocks) - 1)
     if p.image_size % shrink:
         raise UserError(
@@ -143,6 +151,11 @@ def _check_together(p: Params) -> None:
         raise UserError(
             f"guidance_scale: {p.guidance_scale:g} needs a model that has seen dropped labels, "
             "expected label_drop above 0 or guidance_scale 1"
+        )
+    if p.sampler == "ddim" and p.num_train_timesteps % p.num_inference_steps:
+        raise UserError(
+            f"num_inference_steps: ddim needs a divisor of num_train_timesteps "
+            f"({p.num_train_timesteps}), found {p.num_inference_steps}"
         )
     if p.sampler == "ddpm" and p.num_inference_steps != p.num_train_timesteps:
         raise UserError(

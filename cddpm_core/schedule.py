@@ -20,8 +20,7 @@ __all__ = ["SAMPLERS", "alpha_bar", "draw_timesteps", "make_scheduler", "predict
 SAMPLERS = {
     "ddpm": (DDPMScheduler, {}),
     "ddim": (DDIMScheduler, {"timestep_spacing": "trailing"}),
-    "dpm_solver++": (DPMSolverMultistepScheduler,
-                     {"timestep_spacing": "trailing", "algorithm_type": "dpmsolver++"}),
+    "dpm_solver++": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
 }
 
 
@@ -43,13 +42,25 @@ def sampling_scheduler(scheduler: DDPMScheduler, sampler: str, num_inference_ste
     ``sampler`` is ``ddpm`` (ancestral; Ho et al. 2020, algorithm 2), ``ddim``
     (Song et al. 2021, eta 0) or ``dpm_solver++`` (Lu et al. 2022, second order).
     Spacing is trailing, so that sampling starts at t = T - 1.
+
+    Raises `UserError` for ``ddim`` with a number of steps that does not divide
+    T: diffusers steps it by T // steps, away from the timesteps it lists.
     """
     if sampler not in SAMPLERS:
         raise UserError(f"sampler: found {sampler!r}{did_you_mean(sampler, SAMPLERS)}, "
                         f"expected one of {', '.join(SAMPLERS)}")
     kind, options = SAMPLERS[sampler]
     made = kind.from_config(dict(scheduler.config), **options)
-    made.set_timesteps(num_inference_steps)
+    last = scheduler.config.num_train_timesteps
+    if sampler != "ddim":
+        # diffusers' own trailing list has an entry t = -1 too many for some numbers of steps.
+        made.set_timesteps(timesteps=[round(last - i * last / num_inference_steps) - 1
+                                      for i in range(num_inference_steps)])
+    elif last % num_inference_steps:
+        raise UserError(f"num_inference_steps: ddim needs a divisor of num_train_timesteps "
+                        f"({last}), found {num_inference_steps}")
+    else:
+        made.set_timesteps(num_inference_steps)
     return made
 
 
@@ -91,8 +102,11 @@ def target(scheduler: DDPMScheduler, x_0: torch.Tensor, epsilon: torch.Tensor,
 
 def predicted_x_0(scheduler: DDPMScheduler, output: torch.Tensor, x_t: torch.Tensor,
                   timestep: int | torch.Tensor) -> torch.Tensor:
-    """Return the x_0 that a network output at ``x_t`` stands for, unclipped."""
-    a = alpha_bar(scheduler)[timestep].to(x_t)
+    """Return the x_0, shape (B, C, H, W), that an output at ``x_t`` stands for, unclipped.
+
+    ``timestep`` is that of all images, or one an image, shape (B,).
+    """
+    a = alpha_bar(scheduler)[torch.as_tensor(timestep).cpu()].to(x_t).view(-1, 1, 1, 1)
     kind = scheduler.config.prediction_type
     if kind == "epsilon":
         return (x_t - (1 - a).sqrt() * output) / a.sqrt()
