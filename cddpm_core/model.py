@@ -141,8 +141,13 @@ def load_model(folder: str | Path) -> ClassConditionedUnet:
     if not (folder / "config.json").exists():
         raise UserError(f"{folder}: no trained model there, first run the 'train' stage")
     try:
-        return ClassConditionedUnet.from_pretrained(folder, local_files_only=True,
-                                                    low_cpu_mem_usage=False).eval()
+        model, loaded = ClassConditionedUnet.from_pretrained(
+            folder, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True)
+        # diffusers only warns of these, and leaves a missing weight at random.
+        strays = [*loaded["missing_keys"], *loaded["unexpected_keys"]]
+        if strays:
+            raise ValueError(f"{strays[0]!r} is not in both the configuration and the weights")
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{folder}: not a readable ClassConditionedUnet ({reason})") from None
+    return model.eval()
