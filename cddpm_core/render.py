@@ -24,6 +24,7 @@ __all__ = [
     "RADIUS",
     "RENDERER_VERSION",
     "WIDTH",
+    "Stage",
     "project",
     "render_frames",
     "visible_pixels",
@@ -319,17 +320,16 @@ def _lamp_axes(lamps: np.ndarray) -> np.ndarray:
     return np.stack([facing, side, np.cross(facing, side)], axis=1)
 
 
-class _Stage:
-    """Everything about camera and lamps that does not depend on the objects."""
+class Stage:
+    """Camera, lamps and what they alone decide: each pixel's ground point and its light.
 
-    def __init__(
-        self,
-        camera: np.ndarray = CAMERA,
-        lamps: np.ndarray = LAMPS,
-        ambient: np.ndarray = AMBIENT,
-        bounce: np.ndarray = BOUNCE,
-    ) -> None:
-        self.camera, self.lamps, self.ambient, self.bounce = camera, lamps, ambient, bounce
+    ``lamp_shift`` ``(3, 3)`` moves the lamps from where they were fitted, in CLEVR units.
+    """
+
+    def __init__(self, lamp_shift: np.ndarray | float = 0.0) -> None:
+        lamps = LAMPS.copy()
+        lamps[:, :3] += lamp_shift
+        self.camera, self.lamps, self.ambient, self.bounce = CAMERA, lamps, AMBIENT, BOUNCE
         self.axes = _lamp_axes(lamps)
         grid = (np.arange(_LAMP_GRID) + 0.5) / _LAMP_GRID - 0.5
         a, b = np.meshgrid(grid, grid)
@@ -339,13 +339,13 @@ class _Stage:
         )
         self.points = np.empty((HEIGHT // _CELL, WIDTH // _CELL, 2), np.float32)
         self.light = np.empty((HEIGHT, WIDTH, len(lamps), 3), np.float32)
-        _light_ground(camera, lamps, self.axes, self.points, self.light)
-        self.ground = self.light.sum(2) + ambient.astype(np.float32)
+        _light_ground(CAMERA, lamps, self.axes, self.points, self.light)
+        self.ground = self.light.sum(2) + AMBIENT.astype(np.float32)
 
 
 @lru_cache(maxsize=1)
-def _standard_stage() -> _Stage:
-    return _Stage()
+def _standard_stage() -> Stage:
+    return Stage()
 
 
 def project(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -371,7 +371,7 @@ def render_frames(
     objects: Sequence[tuple[str, float, float, float]],
     *,
     first: int | None = None,
-    stage: _Stage | None = None,
+    stage: Stage | None = None,
 ) -> np.ndarray:
     """Return ``(k, 240, 320, 3)`` uint8 sRGB frames; frame i shows the first ``first + i`` objects.
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import struct
+import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ from cddpm_core.render import (
     RADIUS,
     RENDERER_VERSION,
     WIDTH,
+    Stage,
     project,
     render_frames,
     visible_pixels,
@@ -49,6 +52,7 @@ GAP = 0.8  # between the circles around two objects' feet, in CLEVR units
 MARGIN = 0.2  # left-right and front-behind offsets are at least this, so that the words hold
 MIN_PIXELS = 200  # of each object must show at 320x240 (CLEVR's rule) ...
 MIN_SHARE = 0.35  # ... and this share of it
+MAX_LIGHT_JITTER = 1.0  # CLEVR's own; the lamps stand 2.4 units and more above the ground
 
 
 @dataclass(frozen=True)
@@ -103,9 +107,28 @@ def sample_scene(rng: np.random.Generator, num_objects: int) -> tuple[SceneObjec
             return tuple(scene)
 
 
-def render(scene: Sequence[SceneObject]) -> np.ndarray:
-    """Return the ``(240, 320, 3)`` uint8 sRGB image of a scene."""
-    return render_frames(_plain(scene))[0]
+def render(
+    scene: Sequence[SceneObject],
+    *,
+    light_jitter: float = 0.0,
+    rng: np.random.Generator | None = None,
+) -> np.ndarray:
+    """Return the ``(240, 320, 3)`` uint8 sRGB image of a scene.
+
+    Each lamp moves by up to ``light_jitter`` CLEVR units along each axis, drawn from ``rng``.
+    """
+    return render_frames(_plain(scene), stage=_stage(rng, light_jitter))[0]
+
+
+def _stage(rng: np.random.Generator | None, light_jitter: float) -> Stage | None:
+    """Return a stage with its lamps moved, or None for the standing one."""
+    if not 0 <= light_jitter <= MAX_LIGHT_JITTER:
+        raise UserError(
+            f"light_jitter: expected 0 to {MAX_LIGHT_JITTER} CLEVR units, found {light_jitter}"
+        )
+    if light_jitter == 0:
+        return None
+    return Stage((rng or np.random.default_rng(0)).uniform(-light_jitter, light_jitter, (3, 3)))
 
 
 def file_name(scene: int, frame: int) -> str:
@@ -133,6 +156,7 @@ def render_dataset(
     num_scenes: int,
     seed: int,
     frames: int = 3,
+    light_jitter: float = 0.0,
     workers: int | None = None,
     progress: bool = True,
 ) -> None:
@@ -140,7 +164,7 @@ def render_dataset(
 
     ``folder/iclevr/CLEVR_train_NNNNNN_F.png`` (320x240 RGB), ``folder/objects.json``
     and last, in one step, ``folder/train.json``: a folder that has it is complete.
-    The bytes depend on the seed alone, not on ``workers`` (threads).
+    The bytes depend on the seed and the options alone, not on ``workers`` (threads).
     """
     if num_scenes < 1:
         raise UserError(f"num_scenes: expected at least 1, found {num_scenes}")
@@ -149,9 +173,11 @@ def render_dataset(
     images.mkdir(parents=True, exist_ok=True)
 
     def draw(index: int) -> list[list[str]]:
-        scene = sample_scene(_rng(seed, index), frames)
-        for frame, image in enumerate(render_frames(_plain(scene), first=1)):
-            Image.fromarray(image).save(images / file_name(index, frame), compress_level=1)
+        rng = _rng(seed, index)
+        scene = sample_scene(rng, frames)
+        stage = _stage(rng, light_jitter)
+        for frame, image in enumerate(render_frames(_plain(scene), first=1, stage=stage)):
+            (images / file_name(index, frame)).write_bytes(_png(image))
         return [[o.name for o in scene[: frame + 1]] for frame in range(frames)]
 
     labels = _map(draw, num_scenes, workers, progress, "rendering")
@@ -160,6 +186,26 @@ def render_dataset(
     }
     _write_json(folder / "objects.json", {name: i for i, name in enumerate(OBJECTS)})
     _write_json(folder / "train.json", train)
+
+
+def _png(image: np.ndarray) -> bytes:
+    """Return the PNG of an image ``(h, w, 3)``: each pixel less its left neighbour.
+
+    Pillow tries every filter on every row, which takes twice the time for the same size.
+    """
+    height, width, _ = image.shape
+    flat = image.reshape(height, -1)
+    rows = np.empty((height, 1 + 3 * width), np.uint8)
+    rows[:, 0] = 1  # the filter "Sub"
+    rows[:, 1:4] = flat[:, :3]
+    rows[:, 4:] = flat[:, 3:] - flat[:, :-3]
+    packer = zlib.compressobj(1, zlib.DEFLATED, 15, 9, zlib.Z_RLE)
+    header = struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", packer.compress(rows) + packer.flush()), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
 
 
 def _write_json(path: Path, content: dict) -> None:
@@ -174,6 +220,7 @@ def render_set(
     max_objects: int = MAX_OBJECTS,
     size: int = 64,
     *,
+    light_jitter: float = 0.0,
     workers: int | None = None,
     progress: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -186,10 +233,12 @@ def render_set(
 
     def draw(index: int) -> tuple[list[np.ndarray], list[int], np.ndarray]:
         # A key of two numbers, so that no seed gives a scene that `render_dataset` writes.
-        scene = sample_scene(_rng(seed, 1, index), max_objects)
+        rng = _rng(seed, 1, index)
+        scene = sample_scene(rng, max_objects)
+        stage = _stage(rng, light_jitter)
         frames = [
             np.asarray(Image.fromarray(frame).resize((size, size), Image.Resampling.BILINEAR))
-            for frame in render_frames(_plain(scene), first=1)
+            for frame in render_frames(_plain(scene), first=1, stage=stage)
         ]
         x, y = np.array([(o.x, o.y) for o in scene]).T
         u, v = project(x, y, np.full_like(x, RADIUS))

@@ -132,6 +132,17 @@ def test_a_killed_run_can_be_run_again(dataset: Path, tmp_path: Path, monkeypatc
     assert contents(tmp_path) == contents(dataset)
 
 
+def test_light_jitter_moves_the_light_and_nothing_else(dataset: Path, tmp_path: Path) -> None:
+    render_dataset(tmp_path, num_scenes=2, seed=3, light_jitter=0.5, progress=False)
+    assert read_train(tmp_path / "train.json").items() <= read_train(dataset / "train.json").items()
+    for file in (tmp_path / "iclevr").iterdir():
+        images = (Image.open(folder / "iclevr" / file.name) for folder in (tmp_path, dataset))
+        lit, plain = (np.asarray(image).astype(int) for image in images)
+        assert 0.5 < np.abs(lit - plain).mean() < 20
+    with pytest.raises(UserError, match="light_jitter"):
+        render_dataset(tmp_path, num_scenes=1, seed=3, light_jitter=9, progress=False)
+
+
 def test_no_scenes_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="num_scenes"):
         render_dataset(tmp_path, num_scenes=0, seed=0)
