@@ -73,15 +73,13 @@ def _sample_batch(model, walk, scheduler, labels, seeds, guidance_scale, mixed_p
     shape = model.pixel_mean.shape
     x_t = torch.stack([torch.randn(shape, generator=g) for g in generators])
     x_t = x_t.to(model.device) * walk.init_noise_sigma
-    # Solvers without randomness of their own take no generator.
-    extra = {} if "generator" not in walk.step.__code__.co_varnames else {"generator": generators}
     for index, timestep in enumerate(walk.timesteps):
         output = _guided(model, walk.scale_model_input(x_t, timestep), timestep, labels,
                          guidance_scale, mixed_precision)
         if callback is not None:
             callback({"step": index, "timestep": int(timestep), "x_t": x_t.cpu(),
                       "x_0": predicted_x_0(scheduler, output, x_t, int(timestep)).cpu()})
-        x_t = walk.step(output, timestep, x_t, **extra).prev_sample
+        x_t = walk.step(output, timestep, x_t, generator=generators).prev_sample
         if bar is not None:
             bar.update()
     return model.denormalise(x_t).cpu()
