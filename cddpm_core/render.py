@@ -64,6 +64,7 @@ _RGB = {
 # Rubber's faint gloss reflects a little of every colour.
 ALBEDO = 0.98 * np.array([_RGB[colour] for colour in COLOURS]) / 255.0 + 0.02
 _BOUND = np.array([1.7321, 1.0, 1.4143])  # radius of the bounding sphere over RADIUS
+_NUM_LAMPS = len(LAMPS)
 _LAMP_GRID = 4  # shadow rays a lamp: this number squared
 _CELL = 2  # pixels a side of a shadow cell
 _RAY_GRID = 2  # camera rays a pixel: this number squared
@@ -263,23 +264,26 @@ def _draw_object(shape, albedo, x, y, rotation, camera, lamps, axes, ambient, bo
 @_jit
 def _light_rows(light, ambient, cells, top, bottom, out):
     """Fill rows of the ground's linear colour from the shadow cells, interpolating linearly."""
-    rows, columns, num_lamps = cells.shape[0], cells.shape[1], light.shape[2]
-    cell = np.empty(num_lamps + 4, np.float32)
+    rows, columns = cells.shape[0], cells.shape[1]
+    line = np.empty((columns, _NUM_LAMPS + 4), np.float32)
     for v in range(max(top, 0), min(bottom, HEIGHT)):
         y = min(max((v + 0.5) / _CELL - 0.5, 0.0), rows - 1.001)
         j = int(y)
+        below = np.float32(y - j)
+        for i in range(columns):
+            for k in range(_NUM_LAMPS + 4):
+                line[i, k] = cells[j, i, k] + (cells[j + 1, i, k] - cells[j, i, k]) * below
         for u in range(WIDTH):
             x = min(max((u + 0.5) / _CELL - 0.5, 0.0), columns - 1.001)
             i = int(x)
-            a, b = x - i, y - j
-            for k in range(num_lamps + 4):
-                upper = cells[j, i, k] * (1 - a) + cells[j, i + 1, k] * a
-                lower = cells[j + 1, i, k] * (1 - a) + cells[j + 1, i + 1, k] * a
-                cell[k] = upper * (1 - b) + lower * b
+            right = np.float32(x - i)
             for c in range(3):
-                total = ambient[c] * cell[num_lamps] + cell[num_lamps + 1 + c]
-                for k in range(num_lamps):
-                    total += light[v, u, k, c] * cell[k]
+                sky = line[i, _NUM_LAMPS] + (line[i + 1, _NUM_LAMPS] - line[i, _NUM_LAMPS]) * right
+                k = _NUM_LAMPS + 1 + c
+                total = ambient[c] * sky + line[i, k] + (line[i + 1, k] - line[i, k]) * right
+                for k in range(_NUM_LAMPS):
+                    share = line[i, k] + (line[i + 1, k] - line[i, k]) * right
+                    total += light[v, u, k, c] * share
                 out[v, u, c] = total
 
 
