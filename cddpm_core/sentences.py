@@ -48,7 +48,8 @@ def data_text(facts: Facts) -> str:
     counts = data["per_object"].values()
     seen = listed([f"{part['seen']} of the {part['sets']} label sets of {code(name + '.json')}"
                    for name, part in data["overlap"].items()])
-    mean, std = (", ".join(f"{v:.3f}" for v in data[key]) for key in ("pixel_mean", "pixel_std"))
+    mean, std = (", ".join(f"{v:.3f}" for v in data[key]).replace("-", "−")
+                 for key in ("pixel_mean", "pixel_std"))
     return (f"{source} There are {count(data['images'])} of them: {sizes} objects. Each of the 24 "
             f"objects is in {count(min(counts))} to {count(max(counts))} images, and there are "
             f"{count(data['label_sets'])} distinct label sets; {seen} are among them. In [−1, 1] "
@@ -103,9 +104,10 @@ def objective_text(params: Params) -> str:
     dropped = (f" With probability {params.label_drop:g} the label $y$ is replaced by zeros, so "
                "that the network learns the unconditional prediction as well."
                if params.label_drop else "")
-    return (f"{scaled}The network predicts {name}. It minimises the mean squared error\n\n"
-            rf"$$\mathcal{{L}} = \mathbb{{E}}_{{x_0, y, t, \epsilon}} \left\| f_\theta(x_t, t, y) "
-            rf"- \left({formula}\right) \right\|^2 .$$"
+    return (f"{scaled}The network predicts {name}. It minimises the mean over "
+            "images, noise, timesteps and pixels of the squared error,\n\n"
+            rf"$$\mathcal{{L}} = \mathbb{{E}}_{{x_0, y, t, \epsilon}} \left[ \left( "
+            rf"f_\theta(x_t, t, y) - \left({formula}\right) \right)^2 \right] .$$"
             f"\n\nThe label $y$ is multi-hot.{dropped}\n")
 
 

@@ -1,5 +1,5 @@
 -- A picture alone in its paragraph, and the italic paragraph after it, are a figure with its
--- caption. Pictures named "...grid..." are pixel by pixel and are not to be smoothed.
+-- caption. Pictures named "..._grid.png" are pixel by pixel and are not to be smoothed.
 local function quoted(text)
   return '"' .. text:gsub('\\', '\\\\'):gsub('"', '\\"') .. '"'
 end
@@ -31,9 +31,11 @@ function Blocks(blocks)
       local alt = pandoc.utils.stringify(image.caption)
       local content = image
       if FORMAT == 'typst' then
-        content = pandoc.RawInline('typst',
-          '#image(' .. quoted(image.src) .. ', alt: ' .. quoted(alt) .. ')')
-      elseif image.src:match('grid') then
+        -- Narrower, so that two of the tall ones stand on a page.
+        local width = image.src:match('denoise_') and '82%' or '100%'
+        content = pandoc.RawInline('typst', '#image(' .. quoted(image.src) .. ', width: ' .. width
+          .. ', alt: ' .. quoted(alt) .. ')')
+      elseif image.src:match('_grid%.png$') then
         image.classes:insert('pixels')
       end
       out:insert(pandoc.Figure({ pandoc.Plain { content } }, { pandoc.Plain(caption) }))
@@ -44,6 +46,14 @@ function Blocks(blocks)
     end
   end
   return out
+end
+
+-- Only a long table may break over pages.
+function Table(tbl)
+  if FORMAT == 'typst' and #tbl.bodies[1].body <= 20 then
+    return { pandoc.RawBlock('typst', '#block(width: 100%, breakable: false)['), tbl,
+      pandoc.RawBlock('typst', ']') }
+  end
 end
 
 function Header(header)
