@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
@@ -21,9 +22,9 @@ from papermill.exceptions import PapermillExecutionError
 from cddpm_core.data import check_folder
 from cddpm_core.errors import UserError, did_you_mean
 from cddpm_core.evaluator import load_official
-from cddpm_core.params import Params, read_yaml, resolve
+from cddpm_core.params import Params
 from cddpm_core.runs import HEADLESS, Run, project_root
-from cddpm_core.training import TRAIN_KEYS, read_checkpoint
+from cddpm_core.training import DATA_KEYS, TRAIN_KEYS, read_checkpoint
 
 __all__ = ["STAGES", "run_stages", "with_needs"]
 
@@ -61,7 +62,7 @@ def run_stages(names: Sequence[str], params: Params, *, force: bool = False) -> 
     if params.data:
         check_folder(params.data)
     if params.evaluator:
-        load_official(params.evaluator)
+        load_official(Path(params.evaluator).expanduser())
     if "train" in names:
         _set_other_training_aside(run, params)
     run.write_params(params)
@@ -93,9 +94,10 @@ def _key(notebook: Path, params: Params, needs: list[str]) -> str:
     declared = papermill.inspect_notebook(str(notebook))
     values = {key: value for key, value in params.to_dict().items() if key in declared}
     inputs = {"notebook": _sha256(notebook), "params": values, "needs": needs}
-    for path in (Path(params.data) / "train.json", Path(params.evaluator)):
-        if path.is_file():
-            inputs[path.name] = _sha256(path)
+    if params.data:
+        inputs["data"] = _sha256(Path(params.data).expanduser() / "train.json")
+    if params.evaluator:
+        inputs["evaluator"] = _sha256(Path(params.evaluator).expanduser())
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -132,12 +134,10 @@ def _set_other_training_aside(run: Run, params: Params) -> None:
     checkpoint = run / "checkpoint.pt"
     if not checkpoint.exists():
         return
-    made_with = read_checkpoint(checkpoint)["params"]
-    old = resolve(read_yaml(run / "params.yaml")) if (run / "params.yaml").exists() else params
-    same_data = all(getattr(old, k) == getattr(params, k)
-                    for k in ("data", "num_scenes", "data_seed"))
-    same = all(made_with.get(key) == getattr(params, key) for key in TRAIN_KEYS)
-    if same and same_data and old.epochs <= params.epochs:
+    state = read_checkpoint(checkpoint)
+    same = all(state["params"].get(key) == getattr(params, key)
+               for key in (*TRAIN_KEYS, *DATA_KEYS))
+    if same and state["step"] <= math.ceil(params.epochs * state["images"] / params.batch_size):
         return
     aside = run / f"previous/{time.strftime('%Y%m%d-%H%M%S')}"
     aside.mkdir(parents=True)

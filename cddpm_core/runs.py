@@ -153,8 +153,13 @@ class Run:
         """Return the lines of ``history.jsonl``, oldest first."""
         if not (self / "history.jsonl").exists():
             return []
-        lines = (self / "history.jsonl").read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
+        *lines, _ = (self / "history.jsonl").read_text(encoding="utf-8").split("\n")
+        try:
+            # What follows the last line break is empty, or torn by a sudden end.
+            return [json.loads(line) for line in lines]
+        except ValueError:
+            raise UserError(f"{self / 'history.jsonl'}: malformed JSON lines, remove it and run "
+                            "again") from None
 
     def save_figure(self, figure: Any, name: str) -> Path:
         """Write a matplotlib figure to ``figures/<name>.png`` and return its path."""

@@ -7,6 +7,8 @@ that was never stopped.
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import json
 import math
 import time
@@ -41,6 +43,8 @@ TRAIN_KEYS = ("seed", "image_size", "class_emb_size", "conditioning", "blocks", 
               "prediction_type", "timestep_sampling", "timestep_shift", "batch_size", "optimizer",
               "learning_rate", "muon_learning_rate", "lr_schedule", "lr_warmup_steps",
               "lr_decay_start", "label_drop", "ema_decay", "mixed_precision")
+DATA_KEYS = ("data", "num_scenes", "data_seed")
+CHECKPOINT_KEYS = {"params", "images", "labels", "step", "seconds", "model", "ema", "optimizers"}
 
 
 def device_of(params: Params) -> torch.device:
@@ -123,17 +127,19 @@ class Trainer:
 
     def averaged(self) -> ClassConditionedUnet:
         """Return a copy of the model with the averaged weights, ready to sample."""
-        copy = make_model(self.params)
-        copy.load_state_dict(self.model.state_dict())
-        copy.to(self.device)
+        model = copy.deepcopy(self.model)
         if self.params.ema_decay:
-            self.ema.copy_to(copy.parameters())
-        return copy.eval()
+            self.ema.copy_to(model.parameters())
+        return model.eval()
+
+    def _labels_hash(self) -> str:
+        return hashlib.sha256(self.dataset.labels.numpy().tobytes()).hexdigest()
 
     def save(self, path: Path) -> None:
         """Write the whole state to a checkpoint, atomically."""
-        state = {"schema": 1, "params": {k: getattr(self.params, k) for k in TRAIN_KEYS},
-                 "images": len(self.dataset), "step": self.step, "seconds": self.seconds,
+        kept = {k: getattr(self.params, k) for k in (*TRAIN_KEYS, *DATA_KEYS)}
+        state = {"schema": 1, "params": kept, "images": len(self.dataset),
+                 "labels": self._labels_hash(), "step": self.step, "seconds": self.seconds,
                  "model": self.model.state_dict(), "ema": self.ema.state_dict(),
                  "optimizers": [o.state_dict() for o in self.optimizers]}
         with atomic(path) as temporary:
@@ -142,21 +148,29 @@ class Trainer:
     def load(self, path: Path) -> None:
         """Continue from a checkpoint; `UserError` if it is damaged or of another configuration."""
         state = read_checkpoint(path)
-        made_with, count = state["params"], state["images"]
+        made_with, anew = state["params"], "take another run name, or remove that file"
         for key in TRAIN_KEYS:
             if made_with.get(key) != getattr(self.params, key):
                 raise UserError(
                     f"{path}: checkpoint of another configuration, {key} is "
                     f"{made_with.get(key)!r} there and {getattr(self.params, key)!r} here; "
-                    "take another run name, or remove that file to train anew")
-        if count != len(self.dataset):
-            raise UserError(f"{path}: checkpoint of another data set, of {count} images and not "
-                            f"{len(self.dataset)}; take another run name, or remove that file")
-        self.model.load_state_dict(state["model"])
-        self.ema.load_state_dict(state["ema"])
+                    f"{anew} to train anew")
+        if (state["images"], state["labels"]) != (len(self.dataset), self._labels_hash()):
+            raise UserError(f"{path}: checkpoint of another data set, of {state['images']} images "
+                            f"where there are {len(self.dataset)} here, or with other labels; "
+                            f"{anew}")
+        if state["step"] > self.total_steps:
+            raise UserError(f"{path}: checkpoint of step {state['step']}, beyond the "
+                            f"{self.total_steps} that epochs {self.params.epochs} asks for; {anew}")
+        try:
+            self.model.load_state_dict(state["model"])
+            self.ema.load_state_dict(state["ema"])
+            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise UserError(f"{path}: checkpoint of another network ({type(error).__name__}), "
+                            "remove it to train anew") from None
         self.ema.to(self.device)
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
         self.step, self.seconds = state["step"], state["seconds"]
 
 
@@ -164,7 +178,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Return what `Trainer.save` wrote; `UserError` if the file is damaged."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        missing = {"params", "images", "step", "model", "ema", "optimizers"} - set(state)
+        missing = CHECKPOINT_KEYS - set(state)
     except Exception as error:
         raise UserError(f"{path}: not a readable checkpoint ({type(error).__name__}), "
                         "remove it to train anew") from None
@@ -262,4 +276,10 @@ def save_model(model: ClassConditionedUnet, scheduler: DDPMScheduler, folder: Pa
 def load_trained(run: Run, params: Params) -> tuple[ClassConditionedUnet, DDPMScheduler]:
     """Return the run's trained model, on the device of ``params``, and its scheduler."""
     model = load_model(run / "model/unet")
-    return model.to(device_of(params)), DDPMScheduler.from_pretrained(run / "model/scheduler")
+    try:
+        scheduler = DDPMScheduler.from_pretrained(run / "model/scheduler", local_files_only=True)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{run / 'model/scheduler'}: not a readable scheduler ({reason}), "
+                        "run the 'train' stage again") from None
+    return model.to(device_of(params)), scheduler

@@ -1,0 +1,413 @@
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cddpm_core.data import IclevrDataset
+from cddpm_core.errors import UserError
+from cddpm_core.params import read_yaml, resolve
+from cddpm_core.runs import Run
+from cddpm_core.sampling import sample
+from cddpm_core.training import (
+    TRAIN_KEYS,
+    Trainer,
+    device_of,
+    load_trained,
+    read_checkpoint,
+    train,
+)
+
+
+def weights_of(run) -> dict[str, torch.Tensor]:
+    return read_checkpoint(run / "checkpoint.pt")["model"]
+
+
+def same(a, b) -> bool:
+    """Whether two nested states are equal to the last bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def state_of(run) -> dict:
+    """All of a checkpoint but the time it took."""
+    state = read_checkpoint(run / "checkpoint.pt")
+    state.pop("seconds")
+    return state
+
+
+@pytest.fixture
+def again(tmp_path):
+    return Run("again", outputs=tmp_path)
+
+
+def test_training_twice_gives_the_same_weights(tiny, dataset, run, again):
+    torch.manual_seed(1)
+    train(tiny, dataset, run)
+    torch.manual_seed(2)
+    train(tiny, dataset, again)
+    assert same(state_of(run), state_of(again))
+    other = Run("other", outputs=run.outputs)
+    train(tiny.replace(seed=1), dataset, other)
+    assert not same(weights_of(run), weights_of(other))
+
+
+def test_training_leaves_the_global_generator(tiny, dataset, run):
+    before = torch.get_rng_state()
+    train(tiny.replace(max_steps=2), dataset, run)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("changes", [
+    {"optimizer": "muon"}, {"optimizer": "adam", "ema_decay": 0}, {"optimizer": "adamw"},
+    {"optimizer": "muon", "ema_decay": 0, "lr_schedule": "cosine"},
+    {"optimizer": "adam", "standardise": False, "prediction_type": "epsilon",
+     "timestep_sampling": "uniform", "conditioning": "class_embedding"},
+    {"mixed_precision": "bf16"},
+], ids=lambda changes: "-".join(map(str, changes.values())))
+def test_resumed_training_is_the_one_that_never_stopped(tiny, dataset, run, again, changes):
+    params = tiny.replace(**changes)
+    done = train(params, dataset, run)
+    assert done["finished"] and done["steps"] == 9
+    part = train(params.replace(max_steps=4), dataset, again)
+    assert not part["finished"] and part["steps"] == 4
+    assert train(params, dataset, again)["finished"]
+    assert same(state_of(run), state_of(again))
+    first, second = (load_trained(r, params)[0].state_dict() for r in (run, again))
+    assert same(dict(first), dict(second))
+
+
+@given(st.lists(st.integers(1, 9), max_size=3))
+@settings(max_examples=4, deadline=None,
+          suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_training_may_stop_anywhere_and_often(tiny, dataset, tmp_path_factory, stops):
+    folder = tmp_path_factory.mktemp("stops")
+    one, many = Run("one", outputs=folder), Run("many", outputs=folder)
+    train(tiny, dataset, one)
+    for stop in [*stops, 0]:
+        train(tiny.replace(max_steps=stop), dataset, many)
+    assert same(state_of(one), state_of(many))
+    steps = [line["step"] for line in many.history()]
+    assert steps == sorted(set(steps)) and steps[-1] == 9
+
+
+def test_every_image_is_seen_once_an_epoch(tiny, dataset):
+    trainer = Trainer(tiny, dataset)
+    seen = np.concatenate([trainer._indices(step) for step in range(9)])
+    assert trainer.total_steps == 9 and len(seen) == 72
+    for epoch in (seen[:36], seen[36:]):
+        assert sorted(epoch) == list(range(36))
+    assert not np.array_equal(seen[:36], seen[36:])
+    fresh = Trainer(tiny, dataset)
+    assert np.array_equal(fresh._indices(6), seen[48:56])
+    assert np.array_equal(fresh._indices(1), seen[8:16])
+
+
+def test_last_batch_is_filled_from_the_next_epoch(tiny, dataset):
+    trainer = Trainer(tiny.replace(batch_size=10, epochs=1), dataset)
+    assert trainer.total_steps == 4
+    assert len(trainer._indices(3)) == 10
+
+
+def test_batch_larger_than_the_set(tiny, dataset, run):
+    assert train(tiny.replace(batch_size=80, epochs=3), dataset, run)["finished"]
+
+
+def test_history_has_neither_gap_nor_double(tiny, dataset, run):
+    params = tiny.replace(epochs=14, batch_size=8)
+    calls = []
+
+    def evaluate(model, scheduler, name):
+        calls.append(name)
+        assert not model.training
+        return {"test": {"micro": 0.5}}
+
+    params = params.replace(evaluate_every=4)
+    train(params.replace(max_steps=40), dataset, run, evaluate=evaluate)
+    # As if it had been killed later on, after lines that no checkpoint holds.
+    with open(run / "history.jsonl", "a") as file:
+        file.write(json.dumps({"step": 50, "loss": 9.0}) + "\n")
+        file.write(json.dumps({"step": 54, "test": {}}) + "\n")
+    done = train(params, dataset, run, evaluate=evaluate)
+    lines = run.history()
+    losses = [line["step"] for line in lines if "loss" in line]
+    assert losses == [25, 40, 50, 63] and 9.0 not in [line.get("loss") for line in lines]
+    assert [line["step"] for line in lines if "test" in line] == [18, 36, 54]
+    assert calls == ["epoch_004", "epoch_008", "epoch_012"]
+    assert [line["step"] for line in lines] == sorted(line["step"] for line in lines)
+    assert done["loss"] == pytest.approx(np.mean([line["loss"] for line in lines
+                                                  if "loss" in line]))
+    for line in lines:
+        assert line["epoch"] == pytest.approx(line["step"] * 8 / 36, abs=1e-3)
+        assert line.get("images", line["step"] * 8) == line["step"] * 8
+        assert "test" in line or line["images_per_second"] > 0
+    seconds = [line["seconds"] for line in lines]
+    assert seconds == sorted(seconds)
+
+
+def test_history_without_a_checkpoint_begins_anew(tiny, dataset, run):
+    train(tiny, dataset, run)
+    (run / "checkpoint.pt").unlink()
+    train(tiny, dataset, run)
+    assert [line["step"] for line in run.history()] == [9]
+
+
+def test_history_torn_while_it_was_written_is_taken_up(tiny, dataset, run):
+    train(tiny.replace(max_steps=3), dataset, run)
+    with open(run / "history.jsonl", "a") as file:
+        file.write('{"step": 7, "lo')
+    train(tiny, dataset, run)
+    assert [line["step"] for line in run.history()] == [3, 9]
+
+
+def test_a_finished_training_is_not_taken_further(tiny, dataset, run):
+    first = train(tiny, dataset, run)
+    before, history = state_of(run), run.history()
+    second = train(tiny, dataset, run)
+    assert same(before, state_of(run)) and run.history() == history
+    assert second["finished"] and second["loss"] == first["loss"]
+
+
+def test_more_epochs_go_on_from_the_last_step(tiny, dataset, run):
+    train(tiny, dataset, run)
+    done = train(tiny.replace(epochs=3), dataset, run)
+    assert done["steps"] == 14 and done["finished"]
+    assert [line["step"] for line in run.history()] == [9, 14]
+
+
+def test_fewer_epochs_than_were_trained_are_one_sentence(tiny, dataset, run):
+    train(tiny, dataset, run)
+    with pytest.raises(UserError, match="checkpoint of step 9, beyond the 5 that epochs 1 asks"):
+        train(tiny.replace(epochs=1), dataset, run)
+
+
+def test_the_loss_falls_on_a_tiny_set(tiny, dataset):
+    params = tiny.replace(epochs=8, prediction_type="sample", patch_size=4, class_emb_size=64)
+    trainer = Trainer(params, dataset)
+    losses = [float(trainer.update()) for _ in range(trainer.total_steps)]
+    assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:3])
+
+
+def test_checkpoints_are_written_along_the_way(tiny, dataset, run):
+    seen = []
+
+    def evaluate(model, scheduler, name):
+        seen.append(read_checkpoint(run / "checkpoint.pt")["step"])
+        return {}
+
+    train(tiny.replace(checkpoint_minutes=0, evaluate_every=1), dataset, run, evaluate=evaluate)
+    assert seen == [4]
+    train(tiny.replace(checkpoint_minutes=0), dataset, Run("none", outputs=run.outputs))
+
+
+def test_a_killed_training_goes_on_from_its_checkpoint(tiny, dataset, run, again):
+    class Killed(BaseException):
+        pass
+
+    def die(*_):
+        raise Killed
+
+    params = tiny.replace(checkpoint_minutes=0, evaluate_every=1)
+    with pytest.raises(Killed):
+        train(params, dataset, run, evaluate=die)
+    assert read_checkpoint(run / "checkpoint.pt")["step"] == 4
+    train(params, dataset, run)
+    train(tiny, dataset, again)
+    assert same(state_of(run), state_of(again))
+
+
+@pytest.mark.parametrize("ema", [0.9, 0.0])
+def test_the_saved_model_has_the_averaged_weights(tiny, dataset, run, ema):
+    params = tiny.replace(ema_decay=ema, muon_learning_rate=0.1)
+    train(params, dataset, run)
+    state = read_checkpoint(run / "checkpoint.pt")
+    model, scheduler = load_trained(run, params)
+    assert not model.training
+    names = [name for name, _ in model.named_parameters()]
+    averaged = state["ema"]["shadow_params"] if ema else [state["model"][n] for n in names]
+    for weight, expected in zip(model.parameters(), averaged, strict=True):
+        assert torch.equal(weight, expected)
+    differs = any(not torch.equal(w, state["model"][n]) for n, w in model.named_parameters())
+    assert differs == bool(ema)
+    assert torch.equal(model.pixel_mean, dataset.mean_image())
+    assert model.pixel_scale == pytest.approx(params.data_scale)
+    assert scheduler.config.num_train_timesteps == params.num_train_timesteps
+    assert scheduler.config.prediction_type == params.prediction_type
+    images = sample(model, scheduler, dataset.labels[:1], [0], sampler="ddim",
+                    num_inference_steps=5)
+    assert images.shape == (1, 3, 64, 64)
+
+
+def test_the_average_follows_the_weights(tiny, dataset):
+    trainer = Trainer(tiny.replace(ema_decay=0.5), dataset)
+    average = None
+    for step in range(4):
+        trainer.update()
+        weight = trainer.model.class_embedding.weight.detach().clone()
+        # diffusers begins with a shorter memory, (1 + n) / (10 + n) after n steps.
+        decay = min(0.5, (1 + step) / (10 + step)) if step else 0.0
+        average = weight if average is None else decay * average + (1 - decay) * weight
+    assert torch.allclose(trainer.averaged().class_embedding.weight, average, atol=1e-6)
+
+
+def test_without_standardising_images_are_the_x_0(tiny, dataset):
+    trainer = Trainer(tiny.replace(standardise=False), dataset)
+    assert not trainer.model.pixel_mean.any() and trainer.model.pixel_scale == 1
+
+
+@pytest.mark.parametrize(("drop", "zeros"), [(0.0, 0), (1.0, 8)])
+def test_labels_are_dropped_at_the_share_asked_for(tiny, dataset, drop, zeros):
+    trainer = Trainer(tiny.replace(label_drop=drop, guidance_scale=1), dataset)
+    seen = []
+    trainer.model.class_embedding.register_forward_pre_hook(lambda _, x: seen.append(x[0]))
+    trainer.update()
+    assert (seen[0].sum(1) == 0).sum() == zeros
+
+
+def test_learning_rate_follows_its_schedule(tiny, dataset):
+    trainer = Trainer(tiny, dataset)
+    rates = []
+    for _ in range(9):
+        trainer.update()
+        rates.append([o.param_groups[0]["lr"] for o in trainer.optimizers])
+    muon, adamw = zip(*rates, strict=True)
+    assert muon[:3] == pytest.approx([0.02 / 3, 0.04 / 3, 0.02])
+    assert adamw[2] == pytest.approx(tiny.learning_rate)
+    assert muon[-1] == pytest.approx(0.02 * (1 - 8 / 9) / 0.5)
+
+
+OTHER = {"seed": 3, "class_emb_size": 64, "conditioning": "class_embedding", "blocks": [1, 1],
+         "batch_size": 4, "optimizer": "adam", "learning_rate": 0.5, "ema_decay": 0.5,
+         "num_train_timesteps": 30, "prediction_type": "epsilon", "label_drop": 0.7}
+
+
+@pytest.mark.parametrize("key", OTHER)
+def test_checkpoint_of_another_configuration_is_named(tiny, dataset, run, key):
+    train(tiny.replace(max_steps=1), dataset, run)
+    with pytest.raises(UserError) as error:
+        train(tiny.replace(**{key: OTHER[key]}), dataset, run)
+    assert f"checkpoint.pt: checkpoint of another configuration, {key} is" in str(error.value)
+    assert repr(OTHER[key]) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_what_does_not_make_the_weights_may_change(tiny, dataset, run):
+    train(tiny.replace(max_steps=1), dataset, run)
+    other = tiny.replace(title="another", sampler="ddim", guidance_scale=2, evaluate_every=1,
+                         checkpoint_minutes=9, sample_batch_size=3, max_steps=2)
+    assert train(other, dataset, run)["steps"] == 2
+    assert "title" not in TRAIN_KEYS
+
+
+def test_checkpoint_of_another_data_set_is_named(tiny, dataset, run, rendered, tmp_path):
+    train(tiny.replace(max_steps=1), dataset, run)
+    other = shutil.copytree(rendered, tmp_path / "other")
+    labels = json.loads((other / "train.json").read_text())
+    (other / "train.json").write_text(json.dumps(dict(list(labels.items())[:-1])))
+    with pytest.raises(UserError, match="checkpoint of another data set, of 36 images where there "
+                                        "are 35 here"):
+        train(tiny, IclevrDataset(other), run)
+    labels[next(iter(labels))] = ["gray cube", "cyan cube", "red cube"]
+    (other / "train.json").write_text(json.dumps(labels))
+    with pytest.raises(UserError, match="checkpoint of another data set"):
+        train(tiny, IclevrDataset(other), run)
+    # The same set at another place is the same set.
+    assert train(tiny.replace(max_steps=2), IclevrDataset(rendered, in_memory=False),
+                 run)["steps"] == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 hardly a zip", None])
+def test_damaged_checkpoint_is_one_sentence(tiny, dataset, run, content):
+    train(tiny.replace(max_steps=1), dataset, run)
+    path = run / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:-2000] if content is None else content)
+    with pytest.raises(UserError) as error:
+        train(tiny, dataset, run)
+    assert f"{path}: not a readable checkpoint" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [{"step": 3}, [1, 2], {}])
+def test_another_file_in_place_of_the_checkpoint_is_one_sentence(run, content):
+    run.folder.mkdir(parents=True)
+    torch.save(content, run / "checkpoint.pt")
+    with pytest.raises(UserError, match="not a checkpoint of this library"):
+        read_checkpoint(run / "checkpoint.pt")
+
+
+def test_checkpoint_with_other_weights_is_one_sentence(tiny, dataset, run):
+    train(tiny.replace(max_steps=1), dataset, run)
+    state = torch.load(run / "checkpoint.pt", weights_only=True)
+    state["model"].pop("class_embedding.bias")
+    torch.save(state, run / "checkpoint.pt")
+    with pytest.raises(UserError, match="checkpoint of another network"):
+        train(tiny, dataset, run)
+
+
+def test_no_trained_model_or_scheduler_is_one_sentence(tiny, dataset, run):
+    with pytest.raises(UserError, match="no trained model there, first run the 'train' stage"):
+        load_trained(run, tiny)
+    train(tiny.replace(max_steps=1), dataset, run)
+    for spoil in (lambda path: path.write_text("{"), lambda path: path.unlink()):
+        spoil(run / "model/scheduler/scheduler_config.json")
+        with pytest.raises(UserError, match="scheduler: not a readable scheduler"):
+            load_trained(run, tiny)
+
+
+def test_a_loss_that_is_no_number_stops_with_one_sentence(tiny, dataset, run):
+    params = tiny.replace(optimizer="adam", learning_rate=1e30, lr_warmup_steps=0, epochs=40)
+    with pytest.raises(UserError, match="expected a finite number; lower learning_rate"):
+        train(params, dataset, run)
+    assert all(math.isfinite(line["loss"]) for line in run.history())
+
+
+def test_images_with_more_objects_than_tokens_are_one_sentence(tiny, dataset, rendered, tmp_path):
+    other = shutil.copytree(rendered, tmp_path / "other")
+    labels = json.loads((other / "train.json").read_text())
+    labels[next(iter(labels))] = ["gray cube", "cyan cube", "red cube", "blue cube"]
+    (other / "train.json").write_text(json.dumps(labels))
+    with pytest.raises(UserError, match="one names 4 objects, expected at most 3"):
+        Trainer(tiny.replace(conditioning="object_tokens"), IclevrDataset(other))
+
+
+def test_device_that_is_not_there_is_one_sentence(tiny):
+    assert device_of(tiny) == torch.device("cpu")
+    best = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    assert device_of(tiny.replace(device="auto")).type == (best.type if best else "cpu")
+    absent = next(kind for kind in ("mps", "cuda") if best is None or best.type != kind)
+    with pytest.raises(UserError, match=f"device: '{absent}' is not there"):
+        device_of(tiny.replace(device=absent))
+
+
+# The networks are the presets' own; a batch is small, for the sake of time and memory.
+@pytest.mark.parametrize("preset", ["seed", "seed_2000", "tutorial"])
+def test_large_presets_start_run_and_resume(preset, dataset, tmp_path):
+    params = resolve({**read_yaml(ROOT / f"params/{preset}.yaml"), "device": "cpu",
+                      "batch_size": 1, "max_steps": 1})
+    run = Run(preset, outputs=tmp_path)
+    try:
+        first = train(params, dataset, run)
+        assert (first["steps"], first["finished"]) == (1, False)
+        second = train(params.replace(max_steps=2), dataset, run)
+        assert (second["steps"], second["images"]) == (2, 2)
+        assert math.isfinite(second["loss"])
+        assert [line["step"] for line in run.history()] == [1, 2]
+        model, scheduler = load_trained(run, params)
+        assert second["parameters"] == sum(w.numel() for w in model.parameters())
+        expected = {"seed": (108, 1000), "seed_2000": (108, 2000), "tutorial": (1, 1000)}[preset]
+        found = second["parameters"] // 10**6, scheduler.config.num_train_timesteps
+        assert found == expected
+        assert len(scheduler.betas) == params.num_train_timesteps
+        seen = read_checkpoint(run / "checkpoint.pt")
+        assert seen["step"] == 2
+    finally:
+        shutil.rmtree(tmp_path)  # gigabytes, which pytest would keep for three runs
