@@ -246,15 +246,20 @@ def to_yaml(p: Params) -> str:
     return yaml.safe_dump(p.to_dict(), sort_keys=False, allow_unicode=True)
 
 
-def from_notebook(namespace: Mapping[str, Any]) -> Params:
+def from_notebook(namespace: Mapping[str, Any],
+                  base: Mapping[str, Any] | None = None) -> Params:
     """Return `Params` from a notebook's ``globals()``, right after its parameters cell.
 
     Every plain value there is taken for a parameter, so a mistyped
-    ``-p epoch 2`` is found although papermill only warns about it.
+    ``-p epoch 2`` is found although papermill only warns about it. Once the
+    notebook holds a `Params`, later cells have run and named values of their
+    own, and these are passed over. ``base`` has the values of keys not there.
     """
     plain = (str, int, float, bool, list, tuple, dict, types.NoneType)
     values = {key: value for key, value in namespace.items()
               if isinstance(value, plain) and not key.startswith("_")
               and key not in ("In", "Out", "exit", "quit")
               and not key.startswith("PAPERMILL_")}
-    return resolve(values, "notebook parameters")
+    if any(isinstance(value, Params) for value in namespace.values()):
+        values = {key: value for key, value in values.items() if key in FIELDS}
+    return resolve({**(base or {}), **values}, "notebook parameters")

@@ -98,9 +98,9 @@ class Run:
     """The folder ``outputs/<name>`` and the files that other tools rely on."""
 
     def __init__(self, name: str, outputs: Path | None = None) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) or name == "cache":
             raise UserError(f"run: found {name!r}, expected a folder name of letters, digits, "
-                            "'_', '-' and '.', without any path")
+                            "'_', '-' and '.', without any path, other than 'cache'")
         self.name = name
         self.outputs = outputs or Path(os.environ.get(OUTPUTS) or project_root() / "outputs")
         self.folder = self.outputs / name
@@ -198,12 +198,11 @@ def open_run(namespace: Mapping[str, Any]) -> tuple[Run, Params]:
     to, or ``quick`` by hand. A key the notebook does not declare keeps the
     value of the run's ``params.yaml``, if there is one.
     """
-    given = from_notebook(namespace)
-    output = _papermill_output()
-    name = given.run or (output.parent.name if output else DEFAULT_RUN)
-    run = Run(name)
-    known = {k: namespace[k] for k in given.to_dict() if k in namespace}
+    given, output = namespace.get("run"), _papermill_output()
+    if isinstance(given, Run):  # the cell is run again, and run names its result by now
+        given = given.name
+    run = Run(str(given or (output.parent.name if output else DEFAULT_RUN)))
     base = run.params().to_dict() if (run / "params.yaml").exists() else {}
-    params = resolve({**base, **known, "run": name})
+    params = from_notebook({**namespace, "run": run.name}, base)
     run.write_params(params)
     return run, params
