@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from diffusers import DDPMScheduler
 from PIL import Image
+from torch.nn import functional as F
 
 from cddpm_core.data import ConditionDataset
 from cddpm_core.evaluator import Evaluator, load_official, score, stand_in
@@ -48,7 +49,10 @@ def draw_and_score(model: ClassConditionedUnet, scheduler: DDPMScheduler, evalua
                         batch_size=params.sample_batch_size,
                         mixed_precision=params.mixed_precision, bar=bar)
     seconds = time.perf_counter() - started
-    scored = score(evaluator(images), conditions.label_sets)
+    # The evaluator knows images of 64x64 alone.
+    seen = images if params.image_size == 64 else F.interpolate(images, (64, 64), mode="bilinear",
+                                                                antialias=True)
+    scored = score(evaluator(seen), conditions.label_sets)
     return images, {**scored, "images_per_second": round(len(images) / seconds, 3)}
 
 
