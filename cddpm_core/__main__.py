@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from cddpm_core.errors import UserError
-from cddpm_core.params import Params, coerce, read_yaml, resolve
+from cddpm_core.params import FIELDS, Params, coerce, read_yaml, resolve
 from cddpm_core.runs import project_root
 
 __all__ = ["main"]
@@ -68,15 +68,22 @@ def _params(options: argparse.Namespace) -> Params:
         path = project_root() / path
     values = {key: coerce(key, value, str(path)) for key, value in read_yaml(path).items()}
     for key, text in options.changes:
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            value = text
-        values[key] = coerce(key, value, "-p")
+        values[key] = coerce(key, _value(key, text), "-p")
     for key in ("data", "evaluator"):
-        if getattr(options, key):
-            values[key] = str(Path(getattr(options, key)).expanduser().absolute())
+        given = getattr(options, key) or values.get(key)
+        if given:
+            values[key] = str(Path(given).expanduser().absolute())
     return resolve({**values, "run": options.run or values.get("run") or path.stem}, str(path))
+
+
+def _value(key: str, text: str) -> Any:
+    """Text as YAML has it, unless the parameter is text: a title may hold a colon or be 'yes'."""
+    if key in FIELDS and FIELDS[key].type == "str":
+        return text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
 
 
 def _report(options: argparse.Namespace) -> int:
