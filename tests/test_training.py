@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from cddpm_core.data import IclevrDataset
 from cddpm_core.errors import UserError
 from cddpm_core.params import read_yaml, resolve
+from cddpm_core.pipeline import _set_other_training_aside
 from cddpm_core.runs import Run
 from cddpm_core.sampling import sample
 from cddpm_core.training import (
@@ -411,3 +412,21 @@ def test_large_presets_start_run_and_resume(preset, dataset, tmp_path):
         assert seen["step"] == 2
     finally:
         shutil.rmtree(tmp_path)  # gigabytes, which pytest would keep for three runs
+
+
+@pytest.mark.parametrize(("changes", "kept"), [
+    ({}, True), ({"epochs": 3}, True), ({"title": "another"}, True), ({"epochs": 1}, False),
+    ({"learning_rate": 0.5}, False), ({"data_seed": 3}, False), ({"num_scenes": 13}, False),
+])
+def test_a_training_of_other_parameters_is_set_aside(tiny, dataset, run, changes, kept):
+    train(tiny, dataset, run)
+    # What the run's parameters have become since does not count.
+    run.write_params(tiny.replace(epochs=1, num_scenes=99))
+    _set_other_training_aside(run, tiny.replace(**changes))
+    assert (run / "checkpoint.pt").exists() == (run / "model").exists() == kept
+    aside = list(run.folder.glob("previous/*/checkpoint.pt"))
+    assert len(aside) == (0 if kept else 1)
+    if kept:
+        train(tiny.replace(**changes), dataset, run)
+    else:
+        assert train(tiny.replace(**changes, max_steps=1), dataset, run)["steps"] == 1
