@@ -20,12 +20,14 @@ from cddpm_core.sampling import image_seeds, sample
 
 __all__ = ["draw_and_score", "get_evaluator", "save_images", "to_uint8"]
 
+EVALUATOR_SEED = 2**40  # added to the data's seed: the stand-in sees scenes of its own
+
 
 def get_evaluator(params: Params, run: Run, device: torch.device | str = "cpu") -> Evaluator:
     """Return the user's official evaluator, or the stand-in, trained now if not cached yet."""
     if params.evaluator:
         return load_official(Path(params.evaluator).expanduser(), device=device)
-    return stand_in(run.cache / "evaluator", seed=params.data_seed,
+    return stand_in(run.cache / "evaluator", seed=params.data_seed + EVALUATOR_SEED,
                     num_images=params.evaluator_images, epochs=params.evaluator_epochs,
                     device=device)
 

@@ -25,11 +25,11 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import nn
 from torchvision.models import ResNet, resnet18
-from tqdm import tqdm
 
 from cddpm_core.errors import UserError
 from cddpm_core.labels import COLOURS, OBJECTS, SHAPES, check_names
-from cddpm_core.scenes import RENDERER_VERSION, render_set
+from cddpm_core.runs import progress as progress_bar
+from cddpm_core.scenes import MAX_OBJECTS, RENDERER_VERSION, render_set
 
 __all__ = [
     "OFFICIAL_SHA256",
@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 OFFICIAL_SHA256 = "38a27369dac0ad64302bec2ee8d98bd6f27de17f4bde60ebcd2e3ff7981e9d63"
-RECIPE_VERSION = 2  # of `train_stand_in`: raised when the same settings give other weights
+RECIPE_VERSION = 3  # of `train_stand_in`: raised when the same settings give other weights
 HELDOUT_IMAGES = 1000
 _HELDOUT_SEED = 2**32  # added to the seed: beyond every seed that a run may choose
 
@@ -231,8 +231,9 @@ def train_stand_in(
     Besides the 24 outputs, two heads that are thrown away afterwards learn what stands
     where: colours and shapes on the 8x8 map of layer 2, objects on the 4x4 map of layer
     3. Without them so short a training does not learn which colour goes with which shape.
-    ``heldout`` figures come from 1,000 images of scenes it never trained on: ``micro``
-    and ``macro`` on them as rendered, ``augmented_micro`` after `augment`.
+    ``heldout`` figures come from scenes it never trained on, 1,000 images of 1 to 3
+    objects like those it is to score: ``micro`` and ``macro`` as rendered,
+    ``augmented_micro`` after `augment`; ``crowded_...`` from 1,000 of 1 to 5 objects.
     """
     device = torch.device(device)
     images, labels, centres = map(
@@ -253,7 +254,8 @@ def train_stand_in(
     factor = partial(_lr_factor, steps=steps)
     schedules = [torch.optim.lr_scheduler.LambdaLR(each, factor) for each in optimizers]
     bf16 = device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    with tqdm(total=steps, desc="training the evaluator", disable=not progress) as bar:
+    with progress_bar(total=steps, desc="training the evaluator", unit="step",
+                      disable=not progress) as bar:
         for step, rows in enumerate(_batches(num_images, batch_size, epochs, generator)):
             moved, places = _move(_to_float(images[rows]), centres[rows], generator)
             pristine = _uniform(0, 1, len(rows), generator) < 0.75 - 0.5 * step / steps
@@ -275,7 +277,7 @@ def train_stand_in(
             share_gradients()
             for each in (*optimizers, *schedules):
                 each.step()
-            bar.set_postfix(loss=f"{loss.item():.2f}", refresh=False)
+            bar.set_postfix_str(f"loss {loss.item():.2f}", refresh=False)
             bar.update()
     sha256 = hashlib.sha256(save_safetensors(_plain_state(model))).hexdigest()
     evaluator = Evaluator(model, "stand-in", sha256, device=device)
@@ -344,17 +346,17 @@ def _plain_state(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _held_out(evaluator: Evaluator, seed: int) -> dict[str, float]:
-    images, labels, _ = render_set(HELDOUT_IMAGES, seed + _HELDOUT_SEED)
-    sets = [tuple(OBJECTS[i] for i in np.flatnonzero(row)) for row in labels]
-    x = _to_float(torch.from_numpy(images))
-    plain = score(evaluator(x), sets)
-    changed = score(evaluator(augment(x, torch.Generator().manual_seed(seed))), sets)
-    return {
-        "images": len(sets),
-        "micro": plain["micro"],
-        "macro": plain["macro"],
-        "augmented_micro": changed["micro"],
-    }
+    """Accuracies on scenes of 1 to 3 objects, like those it scores, and on crowded ones."""
+    found: dict[str, float] = {"images": HELDOUT_IMAGES}
+    for most, prefix in ((3, ""), (MAX_OBJECTS, "crowded_")):
+        images, labels, _ = render_set(HELDOUT_IMAGES, seed + _HELDOUT_SEED, most)
+        sets = [tuple(OBJECTS[i] for i in np.flatnonzero(row)) for row in labels]
+        x = _to_float(torch.from_numpy(images))
+        plain = score(evaluator(x), sets)
+        changed = score(evaluator(augment(x, torch.Generator().manual_seed(seed))), sets)
+        found[f"{prefix}micro"], found[f"{prefix}macro"] = plain["micro"], plain["macro"]
+        found[f"{prefix}augmented_micro"] = changed["micro"]
+    return found
 
 
 def stand_in(

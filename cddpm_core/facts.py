@@ -46,7 +46,7 @@ def evaluator_facts(evaluator: Evaluator) -> dict[str, Any]:
     heldout = evaluator.heldout or {}
     return {"kind": evaluator.kind, "sha256": evaluator.sha256, "known": evaluator.known,
             **{f"heldout_{key}": heldout.get(key)
-               for key in ("micro", "macro", "images", "augmented_micro")}}
+               for key in ("micro", "macro", "images", "augmented_micro", "crowded_micro")}}
 
 
 def score_facts(scored: Mapping[str, Any]) -> dict[str, Any]:

@@ -40,8 +40,8 @@ def make_optimizers(model: nn.Module, params: Params) -> list[torch.optim.Optimi
     """Return the optimisers that together train all weights of the model.
 
     ``adam`` and ``adamw`` are one optimiser; ``muon`` trains the inner
-    matrices and kernels, and AdamW the rest: biases, norms, embeddings, and
-    the first and last layers, whose rows are not alike.
+    matrices and kernels, object tokens included, and AdamW the rest: biases,
+    norms, the class embedding, and the first and last layers, whose rows are not alike.
     """
     if params.optimizer == "adam":
         return [torch.optim.Adam(model.parameters(), lr=params.learning_rate)]

@@ -48,8 +48,8 @@ class Params:
     in_memory: bool = _key(True, "hold the resized images in memory as uint8")
 
     evaluator: str = _key("", "path of the official checkpoint.pth; empty: train a stand-in")
-    evaluator_images: int = _key(12000, "rendered images the stand-in trains on", low=32)
-    evaluator_epochs: int = _key(4, "epochs the stand-in trains for", low=1)
+    evaluator_images: int = _key(16000, "rendered images the stand-in trains on", low=32)
+    evaluator_epochs: int = _key(5, "epochs the stand-in trains for", low=1)
 
     class_emb_size: int = _key(256, "width of the class and time embedding", low=8)
     conditioning: str = _key("object_tokens", "how the label enters the network",
@@ -64,7 +64,7 @@ class Params:
                                  choices=("default", "scale_shift"))
     attention_head_dim: int = _key(32, "channels of one attention head", low=1)
     standardise: bool = _key(True, "subtract the mean training image and divide by data_scale")
-    data_scale: float = _key(0.3, "spread that standardised images are divided by", low=0.01)
+    data_scale: float = _key(0.2, "spread that standardised images are divided by", low=0.01)
 
     num_train_timesteps: int = _key(1000, "T, the number of diffusion steps", low=2)
     beta_schedule: str = _key("squaredcos_cap_v2", "noise schedule",
@@ -73,9 +73,9 @@ class Params:
                                 choices=("epsilon", "v_prediction", "sample"))
     timestep_sampling: str = _key("logit_normal", "distribution of the timesteps trained on",
                                   choices=("uniform", "logit_normal"))
-    timestep_shift: float = _key(0.5, "mean of the logit for logit_normal timesteps")
+    timestep_shift: float = _key(0.6, "mean of the logit for logit_normal timesteps")
 
-    epochs: int = _key(6, "passes over the training images", low=1)
+    epochs: int = _key(4, "passes over the training images", low=1)
     batch_size: int = _key(32, "images a training step", low=1)
     optimizer: str = _key("muon", "optimiser", choices=("adam", "adamw", "muon"))
     learning_rate: float = _key(1.2e-3, "peak learning rate of Adam or AdamW", low=0.0)

@@ -141,7 +141,7 @@ def _set_other_training_aside(run: Run, params: Params) -> None:
         return
     aside = run / f"previous/{time.strftime('%Y%m%d-%H%M%S')}"
     aside.mkdir(parents=True)
-    for name in ("checkpoint.pt", "history.jsonl", "model"):
+    for name in ("checkpoint.pt", "history.jsonl", "model", "timesteps"):
         if (run / name).exists():
             shutil.move(run / name, aside / name)
     # The stages that need not run again rely on these, so they stay as well.

@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from cddpm_core.errors import UserError
 from cddpm_core.labels import OBJECTS
@@ -34,6 +33,7 @@ from cddpm_core.render import (
     render_frames,
     visible_pixels,
 )
+from cddpm_core.runs import progress as progress_bar
 
 __all__ = [
     "MAX_OBJECTS",
@@ -145,7 +145,8 @@ def _map(function: Callable, count: int, workers: int | None, progress: bool, ti
     pool = ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1))
     try:
         results = pool.map(function, range(count))
-        return list(tqdm(results, title, count, unit="scene", disable=not progress))
+        with progress_bar(total=count, desc=title, unit="scene", disable=not progress) as bar:
+            return [(result, bar.update())[0] for result in results]
     finally:
         pool.shutdown(cancel_futures=True)  # so that an interrupted run stops at once
 

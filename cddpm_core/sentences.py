@@ -152,8 +152,10 @@ def evaluator_text(facts: Facts) -> str:
     return ("The images are judged by a **stand-in** of the official evaluator's architecture "
             "(ResNet-18 with 24 sigmoid outputs), trained on rendered scenes. On "
             f"{count(evaluator['heldout_images'])} held-out rendered images its own micro accuracy "
-            f"is {share(evaluator['heldout_micro'])}. Its scores are not comparable with those of "
-            "the official evaluator.\n")
+            f"is {share(evaluator['heldout_micro'])} (scenes of 1 to 3 objects as rendered; "
+            f"{share(evaluator['heldout_augmented_micro'])} after blur, noise and shifts, and "
+            f"{share(evaluator['heldout_crowded_micro'])} on scenes of up to 5). Its scores are "
+            "not comparable with those of the official evaluator.\n")
 
 
 @needs("train", "train")

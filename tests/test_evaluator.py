@@ -220,7 +220,9 @@ def test_stand_in_trains_and_is_cached(
 ) -> None:
     trained = stand_in(tmp_path, **TINY)
     assert trained.kind == "stand-in"
-    assert set(trained.heldout) == {"images", "micro", "macro", "augmented_micro"}
+    assert set(trained.heldout) == {"images"} | {
+        prefix + key for prefix in ("", "crowded_")
+        for key in ("micro", "macro", "augmented_micro")}
     (folder,) = tmp_path.iterdir()
     assert sorted(path.name for path in folder.iterdir()) == [
         "evaluator.json",

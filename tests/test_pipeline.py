@@ -97,7 +97,9 @@ def test_papermill_alone_runs_a_notebook_into_the_folder_it_is_given(smoke, outp
 
 
 def test_papermill_alone_fails_on_a_mistyped_parameter(outputs):
-    done = command(outputs, "papermill", "notebooks/data.ipynb", outputs / "mine2/data.ipynb",
+    target = outputs / "other/data.ipynb"
+    target.parent.mkdir()
+    done = command(outputs, "papermill", "notebooks/data.ipynb", target,
                    "-f", "params/smoke.yaml", "-p", "epochz", 3)
     assert done.returncode != 0
     assert "unknown parameter 'epochz' (did you mean 'epochs'?)" in done.stderr

@@ -30,7 +30,8 @@ DATA = {"kind": "rendered", "sha256": "d" * 64, "images": 36,
         "overlap": {"test": {"sets": 32, "seen": 3}, "new_test": {"sets": 32, "seen": 4}},
         "pixel_mean": [-0.031, -0.052, -0.063], "pixel_std": [0.141, 0.152, 0.163]}
 EVALUATOR = {"kind": "stand-in", "sha256": "e" * 64, "known": True, "heldout_micro": 0.9876,
-             "heldout_macro": 0.98, "heldout_images": 1000, "heldout_augmented_micro": 0.97}
+             "heldout_macro": 0.98, "heldout_images": 1000, "heldout_augmented_micro": 0.97,
+             "heldout_crowded_micro": 0.96}
 TRAIN = {"images_per_second": 81.5, "seconds": 754.2, "steps": 1234, "images": 39488,
          "loss": 0.0421, "parameters": 3_123_456, "device": "cpu", "finished": True}
 
