@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import papermill
 from papermill.exceptions import PapermillExecutionError
@@ -91,14 +92,19 @@ def _write_total(run: Run) -> None:
 
 def _key(notebook: Path, params: Params, needs: list[str]) -> str:
     """A hash of all that a stage depends on."""
-    declared = papermill.inspect_notebook(str(notebook))
-    values = {key: value for key, value in params.to_dict().items() if key in declared}
-    inputs = {"notebook": _sha256(notebook), "params": values, "needs": needs}
+    inputs = {"notebook": _sha256(notebook), "params": _declared(notebook, params),
+              "needs": needs}
     if params.data:
         inputs["data"] = _sha256(Path(params.data).expanduser() / "train.json")
     if params.evaluator:
         inputs["evaluator"] = _sha256(Path(params.evaluator).expanduser())
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _declared(notebook: Path, params: Params) -> dict[str, Any]:
+    """The parameters a notebook declares; it finds the others in the run's ``params.yaml``."""
+    declared = papermill.inspect_notebook(str(notebook))
+    return {key: value for key, value in params.to_dict().items() if key in declared}
 
 
 def _sha256(path: Path) -> str:
@@ -111,7 +117,8 @@ def _execute(notebook: Path, output: Path, params: Params) -> None:
     os.environ[HEADLESS] = "1"
     try:
         papermill.execute_notebook(
-            str(notebook), str(running), parameters=params.to_dict(), kernel_name="python3",
+            str(notebook), str(running), parameters=_declared(notebook, params),
+            kernel_name="python3",
             progress_bar=False, stderr_file=sys.stderr, cwd=str(project_root()),
             coalesce_streams=True)
     except PapermillExecutionError as error:
