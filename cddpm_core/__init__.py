@@ -17,7 +17,8 @@ _NAMES = {
     "schedule": ("alpha_bar", "draw_timesteps", "make_scheduler", "sampling_scheduler", "snr"),
     "model": ("ClassConditionedUnet", "load_model", "make_model"),
     "sampling": ("image_seeds", "sample", "trajectory"),
-    "evaluator": ("Evaluator", "load_official", "score", "stand_in"),
+    "evaluator": ("Evaluator", "load_official", "score"),
+    "standin": ("stand_in",),
     "evaluation": ("draw_and_score", "get_evaluator", "save_images"),
     "training": ("Trainer", "load_trained", "train"),
 }

@@ -12,11 +12,12 @@ from PIL import Image
 from torch.nn import functional as F
 
 from cddpm_core.data import ConditionDataset
-from cddpm_core.evaluator import Evaluator, load_official, score, stand_in
+from cddpm_core.evaluator import Evaluator, load_official, score
 from cddpm_core.model import ClassConditionedUnet
 from cddpm_core.params import Params
 from cddpm_core.runs import Run, atomic, progress
 from cddpm_core.sampling import image_seeds, sample
+from cddpm_core.standin import stand_in
 
 __all__ = ["draw_and_score", "get_evaluator", "save_images", "to_uint8"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from cddpm_core.data import IclevrDataset
 from cddpm_core.params import Params
@@ -48,3 +49,9 @@ def tiny() -> Params:
 @pytest.fixture
 def run(tmp_path) -> Run:
     return Run("tiny", outputs=tmp_path)
+
+
+@pytest.fixture(scope="session")
+def images() -> torch.Tensor:
+    """Five images of noise, (5, 3, 64, 64) in [-1, 1]."""
+    return torch.rand(5, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1

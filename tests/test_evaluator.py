@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from cddpm_core import evaluator as module
 from cddpm_core.errors import UserError
 from cddpm_core.evaluator import (
     Evaluator,
-    augment,
     build_resnet18,
     load_official,
     score,
-    stand_in,
-    train_stand_in,
 )
 from cddpm_core.labels import OBJECTS
-
-REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
-REAL_OBJECTS = ("purple sphere", "brown cylinder", "red sphere", "brown cube", "blue cylinder")
 
 
 def probabilities(*rows: dict[str, float]) -> torch.Tensor:
@@ -34,11 +25,6 @@ def probabilities(*rows: dict[str, float]) -> torch.Tensor:
         for name, value in values.items():
             row[OBJECTS.index(name)] = value
     return table
-
-
-@pytest.fixture(scope="module")
-def images() -> torch.Tensor:
-    return torch.rand(5, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
 @pytest.fixture(scope="module")
@@ -181,92 +167,3 @@ def test_perfect_and_hopeless_scores() -> None:
 def test_a_wrong_question_is_refused(given, sets, found: str) -> None:
     with pytest.raises(UserError, match=found):
         score(given, sets)
-
-
-# the stand-in
-
-
-def test_augmentation_stays_in_range_and_repeats(images: torch.Tensor) -> None:
-    first, again, other = (
-        augment(images, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
-    )
-    assert first.shape == images.shape and first.abs().max() <= 1
-    torch.testing.assert_close(first, again)
-    assert not torch.equal(first, other)
-
-
-def test_centres_move_with_the_image() -> None:
-    images, centres = torch.full((16, 3, 64, 64), -1.0), torch.full((16, 2, 2), float("nan"))
-    images[:, :, 20:24, 40:44] = 1.0
-    centres[:, 0] = torch.tensor([42.0, 22.0])
-    moved, places = module._move(images, centres, torch.Generator().manual_seed(0))
-    for image, place in zip(moved, places, strict=True):
-        rows, columns = torch.nonzero(image[0] > 0.5, as_tuple=True)
-        spot = torch.stack([columns.float().mean() + 0.5, rows.float().mean() + 0.5])
-        torch.testing.assert_close(spot, place[0], atol=0.8, rtol=0)
-        assert place[1].isnan().all()
-
-
-TINY = {"seed": 0, "num_images": 40, "epochs": 1, "batch_size": 20, "progress": False}
-
-
-@pytest.fixture
-def small_heldout(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "HELDOUT_IMAGES", 20)
-
-
-def test_stand_in_trains_and_is_cached(
-    tmp_path: Path, images: torch.Tensor, small_heldout: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trained = stand_in(tmp_path, **TINY)
-    assert trained.kind == "stand-in"
-    assert set(trained.heldout) == {"images"} | {
-        prefix + key for prefix in ("", "crowded_")
-        for key in ("micro", "macro", "augmented_micro")}
-    (folder,) = tmp_path.iterdir()
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "evaluator.json",
-        "evaluator.safetensors",
-    ]
-    monkeypatch.setattr(module, "train_stand_in", pytest.fail)
-    cached = stand_in(tmp_path, **TINY)
-    assert cached.sha256 == trained.sha256 and cached.heldout == trained.heldout
-    torch.testing.assert_close(cached(images), trained(images))
-
-
-def test_training_repeats_for_a_seed(small_heldout: None) -> None:
-    first, again = (train_stand_in(**TINY) for _ in range(2))
-    for a, b in zip(first.model.parameters(), again.model.parameters(), strict=True):
-        torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-2)
-
-
-@pytest.mark.parametrize("file", ["evaluator.safetensors", "evaluator.json"])
-def test_a_damaged_cache_is_trained_again(
-    tmp_path: Path, small_heldout: None, file: str
-) -> None:
-    trained = stand_in(tmp_path, **TINY)
-    (folder,) = tmp_path.iterdir()
-    (folder / file).write_bytes((folder / file).read_bytes()[:-100])
-    with pytest.warns(UserWarning, match="damaged.*training the stand-in again"):
-        again = stand_in(tmp_path, **TINY)
-    assert set(again.heldout) == set(trained.heldout)
-    assert stand_in(tmp_path, **TINY).sha256 == again.sha256
-
-
-@pytest.mark.skipif(
-    os.environ.get("CDDPM_SLOW") != "1", reason="trains for minutes; set CDDPM_SLOW=1 to run it"
-)
-def test_the_stand_in_names_what_it_should() -> None:
-    evaluator = train_stand_in(progress=False)
-    assert evaluator.heldout["micro"] >= 0.99 and evaluator.heldout["macro"] >= 0.99
-    assert evaluator.heldout["augmented_micro"] >= 0.97
-    files = [REFERENCE / f"real_seq_{i}_320x240.png" for i in range(5)]
-    if not files[0].exists():
-        pytest.skip("no real i-CLEVR scene in ../shared/reference")
-    small = [
-        Image.open(file).convert("RGB").resize((64, 64), Image.Resampling.BILINEAR)
-        for file in files
-    ]
-    frames = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2) / 127.5 - 1
-    result = score(evaluator(frames), [REAL_OBJECTS[: k + 1] for k in range(5)])
-    assert result["objects"] == 15 and result["micro"] == 1.0
