@@ -8,7 +8,6 @@ k objects of a scene, so its label list is the one before plus one name.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import struct
@@ -34,6 +33,7 @@ from cddpm_core.render import (
     visible_pixels,
 )
 from cddpm_core.runs import progress as progress_bar
+from cddpm_core.runs import write_json
 
 __all__ = [
     "MAX_OBJECTS",
@@ -185,8 +185,8 @@ def render_dataset(
     train = {
         file_name(i, k): names for i, rows in enumerate(labels) for k, names in enumerate(rows)
     }
-    _write_json(folder / "objects.json", {name: i for i, name in enumerate(OBJECTS)})
-    _write_json(folder / "train.json", train)
+    write_json(folder / "objects.json", {name: i for i, name in enumerate(OBJECTS)})
+    write_json(folder / "train.json", train)
 
 
 def _png(image: np.ndarray) -> bytes:
@@ -207,12 +207,6 @@ def _png(image: np.ndarray) -> bytes:
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
         for kind, data in chunks
     )
-
-
-def _write_json(path: Path, content: dict) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    part.replace(path)
 
 
 def render_set(

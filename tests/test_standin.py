@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from cddpm_core import standin as module
+from cddpm_core.evaluator import score
 from cddpm_core.standin import stand_in, train_stand_in
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
