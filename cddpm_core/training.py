@@ -36,7 +36,7 @@ __all__ = ["Trainer", "device_of", "load_trained", "read_checkpoint", "train"]
 LOG_EVERY = 25
 
 # The parameters that make the weights; a checkpoint is resumed only with the same ones.
-# More epochs may be asked for: the steps so far stay what they were.
+# More epochs may be asked for; with a falling learning rate that is not quite one long training.
 TRAIN_KEYS = ("seed", "image_size", "class_emb_size", "conditioning", "blocks", "channels",
               "layers_per_block", "patch_size", "time_scale_shift", "attention_head_dim",
               "standardise", "data_scale", "num_train_timesteps", "beta_schedule",

@@ -1,13 +1,18 @@
 """The main job end to end, at smoke size: every notebook, by papermill, to the report."""
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import ROOT
+from PIL import Image
 
+from cddpm_core.evaluator import build_resnet18
+from cddpm_core.labels import OBJECTS
 from cddpm_core.params import read_yaml, resolve
 from cddpm_core.pipeline import STAGES, with_needs
 from cddpm_core.runs import OUTPUTS
@@ -103,6 +108,30 @@ def test_papermill_alone_fails_on_a_mistyped_parameter(outputs):
                    "-f", "params/smoke.yaml", "-p", "epochz", 3)
     assert done.returncode != 0
     assert "unknown parameter 'epochz' (did you mean 'epochs'?)" in done.stderr
+
+
+def test_real_data_and_the_official_evaluator_are_named_as_such(outputs, tmp_path):
+    """Made-up files in the real layout: 320x240 RGBA images and weights of the lab's shape."""
+    labels = json.loads((ROOT.parent / "shared/lab/train.json").read_text()) if (
+        ROOT.parent / "shared/lab/train.json").exists() else {
+        f"CLEVR_train_{i:06d}_0.png": [name] for i, name in enumerate(OBJECTS)}
+    labels = dict(list(labels.items())[:40])
+    (tmp_path / "iclevr").mkdir()
+    for index, name in enumerate(labels):
+        Image.new("RGBA", (320, 240), (100 + index, 90, 80, 255)).save(tmp_path / "iclevr" / name)
+    (tmp_path / "train.json").write_text(json.dumps(labels))
+    checkpoint = tmp_path / "checkpoint.pth"
+    torch.save({"model": build_resnet18().state_dict()}, checkpoint)
+    done = command(outputs, "cddpm_core", "stage", "evaluate", "--params", "params/smoke.yaml",
+                   "--run", "real", "--data", tmp_path, "--evaluator", checkpoint)
+    assert done.returncode == 0, done.stderr[-3000:]
+    metrics = json.loads((outputs / "real/metrics.json").read_text())
+    assert metrics["data"]["kind"] == "real" and metrics["data"]["images"] == len(labels)
+    assert metrics["evaluator"]["kind"] == "official"
+    assert metrics["evaluator"]["known"] is False
+    assert metrics["evaluator"]["heldout_micro"] is None
+    sha256 = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    assert metrics["evaluator"]["sha256"] == sha256
 
 
 def test_needs_come_in_the_order_of_the_pipeline():
