@@ -49,7 +49,7 @@ class Params:
 
     evaluator: str = _key("", "path of the official checkpoint.pth; empty: train a stand-in")
     evaluator_images: int = _key(16000, "rendered images the stand-in trains on", low=32)
-    evaluator_epochs: int = _key(5, "epochs the stand-in trains for", low=1)
+    evaluator_epochs: int = _key(6, "epochs the stand-in trains for", low=1)
 
     class_emb_size: int = _key(256, "width of the class and time embedding", low=8)
     conditioning: str = _key("object_tokens", "how the label enters the network",
@@ -75,7 +75,7 @@ class Params:
                                   choices=("uniform", "logit_normal"))
     timestep_shift: float = _key(0.6, "mean of the logit for logit_normal timesteps")
 
-    epochs: int = _key(4, "passes over the training images", low=1)
+    epochs: int = _key(3, "passes over the training images", low=1)
     batch_size: int = _key(32, "images a training step", low=1)
     optimizer: str = _key("muon", "optimiser", choices=("adam", "adamw", "muon"))
     learning_rate: float = _key(1.2e-3, "peak learning rate of Adam or AdamW", low=0.0)
@@ -101,7 +101,7 @@ class Params:
 
     denoise_steps: int = _key(12, "moments shown of the denoising process", low=10)
     experiment_timesteps: int = _key(2000, "T of the timesteps experiment", low=2)
-    experiment_epochs: int = _key(0, "epochs of both its arms; 0: as many as the run itself",
+    experiment_epochs: int = _key(1, "epochs of both its arms; 0: as many as the run itself",
                                   low=0)
 
     def __post_init__(self) -> None:
