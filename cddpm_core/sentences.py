@@ -212,8 +212,8 @@ def experiment_text(facts: Facts) -> str:
         findings.append(f"on {code(name + '.json')} it {change}")
     return (f"Training with T = {second['num_train_timesteps']} instead of "
             f"{first['num_train_timesteps']}, all else equal: {listed(findings)}. Both arms are "
-            f"trained for {first['epochs']} epochs, the run itself for {facts.params.epochs}. Each is "
-            "one training with one seed; differences of a few objects are within chance.\n")
+            f"trained for {first['epochs']} epochs, the run itself for {facts.params.epochs}. Each "
+            "is one training with one seed; differences of a few objects are within chance.\n")
 
 
 def error_kinds(scored: Mapping[str, Any]) -> dict[str, int]:
