@@ -48,8 +48,8 @@ class Params:
     in_memory: bool = _key(True, "hold the resized images in memory as uint8")
 
     evaluator: str = _key("", "path of the official checkpoint.pth; empty: train a stand-in")
-    evaluator_images: int = _key(16000, "rendered images the stand-in trains on", low=32)
-    evaluator_epochs: int = _key(6, "epochs the stand-in trains for", low=1)
+    evaluator_images: int = _key(24000, "rendered images the stand-in trains on", low=32)
+    evaluator_epochs: int = _key(4, "epochs the stand-in trains for", low=1)
 
     class_emb_size: int = _key(256, "width of the class and time embedding", low=8)
     conditioning: str = _key("object_tokens", "how the label enters the network",
@@ -69,11 +69,15 @@ class Params:
     num_train_timesteps: int = _key(1000, "T, the number of diffusion steps", low=2)
     beta_schedule: str = _key("squaredcos_cap_v2", "noise schedule",
                               choices=("squaredcos_cap_v2", "linear", "scaled_linear", "sigmoid"))
-    prediction_type: str = _key("v_prediction", "what the network predicts",
+    prediction_type: str = _key("sample", "what the network predicts",
                                 choices=("epsilon", "v_prediction", "sample"))
     timestep_sampling: str = _key("logit_normal", "distribution of the timesteps trained on",
                                   choices=("uniform", "logit_normal"))
-    timestep_shift: float = _key(0.6, "mean of the logit for logit_normal timesteps")
+    timestep_shift: float = _key(1.0, "mean of the logit for logit_normal timesteps")
+    loss_weighting: str = _key("velocity", "weight of each noise level in the loss",
+                               choices=("uniform", "velocity", "min_snr"))
+    loss_weight_max: float = _key(20.0, "gamma, the most that velocity or min_snr weigh an "
+                                  "error of x_0", low=0.1)
 
     epochs: int = _key(3, "passes over the training images", low=1)
     batch_size: int = _key(32, "images a training step", low=1)
@@ -94,14 +98,15 @@ class Params:
     checkpoint_minutes: float = _key(2.0, "minutes between checkpoints", low=0.0)
     max_steps: int = _key(0, "stop after this many steps, to be resumed; 0: no limit", low=0)
 
-    sampler: str = _key("dpm_solver++", "sampler", choices=("ddpm", "ddim", "dpm_solver++"))
-    num_inference_steps: int = _key(25, "steps of the sampler", low=1)
+    sampler: str = _key("sde_dpm_solver++", "sampler",
+                        choices=("ddpm", "ddim", "dpm_solver++", "sde_dpm_solver++"))
+    num_inference_steps: int = _key(50, "steps of the sampler", low=1)
     guidance_scale: float = _key(3.0, "classifier-free guidance; 1: none", low=0.0)
     sample_batch_size: int = _key(32, "images sampled at once", low=1)
 
     denoise_steps: int = _key(12, "moments shown of the denoising process", low=10)
     experiment_timesteps: int = _key(2000, "T of the timesteps experiment", low=2)
-    experiment_epochs: int = _key(1, "epochs of both its arms; 0: as many as the run itself",
+    experiment_epochs: int = _key(0, "epochs of both its arms; 0: as many as the run itself",
                                   low=0)
 
     def __post_init__(self) -> None:
@@ -151,6 +156,11 @@ def _check_together(p: Params) -> None:
         raise UserError(
             f"guidance_scale: {p.guidance_scale:g} needs a model that has seen dropped labels, "
             "expected label_drop above 0 or guidance_scale 1"
+        )
+    if p.loss_weighting == "velocity" and p.prediction_type == "epsilon":
+        raise UserError(
+            "loss_weighting: velocity weighs an error of epsilon without bound in pure noise, "
+            "expected uniform or min_snr with prediction_type epsilon"
         )
     if p.sampler == "ddim" and p.num_train_timesteps % p.num_inference_steps:
         raise UserError(

@@ -43,7 +43,8 @@ def sample(model: ClassConditionedUnet, scheduler: DDPMScheduler, labels: torch.
         scheduler: the noise schedule it was trained with.
         labels: multi-hot floats, shape (N, 24).
         seeds: N integers, one an image.
-        sampler: ``ddpm``, ``ddim`` or ``dpm_solver++``; see `sampling_scheduler`.
+        sampler: ``ddpm``, ``ddim``, ``dpm_solver++`` or ``sde_dpm_solver++``; see
+            `sampling_scheduler`.
         num_inference_steps: steps of the sampler; all T by default.
         guidance_scale: w of ``o_null + w (o_label - o_null)`` (Ho & Salimans
             2022); 1 samples the conditional model alone.

@@ -14,13 +14,14 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from cddpm_core.errors import UserError, did_you_mean
 from cddpm_core.params import Params
 
-__all__ = ["SAMPLERS", "alpha_bar", "draw_timesteps", "make_scheduler", "predicted_x_0",
-           "sampling_scheduler", "snr", "target"]
+__all__ = ["SAMPLERS", "alpha_bar", "draw_timesteps", "loss_weight", "make_scheduler",
+           "predicted_x_0", "sampling_scheduler", "snr", "target"]
 
 SAMPLERS = {
     "ddpm": (DDPMScheduler, {}),
     "ddim": (DDIMScheduler, {"timestep_spacing": "trailing"}),
     "dpm_solver++": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
+    "sde_dpm_solver++": (DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}),
 }
 
 
@@ -40,7 +41,9 @@ def sampling_scheduler(scheduler: DDPMScheduler, sampler: str, num_inference_ste
     """Return a scheduler that walks ``num_inference_steps`` of the same noise schedule.
 
     ``sampler`` is ``ddpm`` (ancestral; Ho et al. 2020, algorithm 2), ``ddim``
-    (Song et al. 2021, eta 0) or ``dpm_solver++`` (Lu et al. 2022, second order).
+    (Song et al. 2021, eta 0), ``dpm_solver++`` (Lu et al. 2022, second order) or
+    ``sde_dpm_solver++``, the same with fresh noise at each step, which corrects
+    what earlier steps got wrong.
     Spacing is trailing, so that sampling starts at t = T - 1.
 
     Raises `UserError` for ``ddim`` with a number of steps that does not divide
@@ -98,6 +101,24 @@ def target(scheduler: DDPMScheduler, x_0: torch.Tensor, epsilon: torch.Tensor,
     if kind == "epsilon":
         return epsilon
     return x_0 if kind == "sample" else scheduler.get_velocity(x_0, epsilon, timesteps)
+
+
+def loss_weight(scheduler: DDPMScheduler, timesteps: torch.Tensor, weighting: str = "uniform",
+                most: float = 5.0) -> torch.Tensor:
+    """Return what the squared error of each image is multiplied with, shape (B,).
+
+    ``uniform`` leaves the error of the prediction as it is (Ho et al. 2020, eq. 14).
+    The others weigh the error of x_0, whatever the network predicts: ``min_snr`` by
+    min(SNR, most) (Hang et al. 2023), ``velocity`` by min(SNR + 1, most), which is
+    the error of v up to a bound (Salimans & Ho 2022; Li & He 2025).
+    """
+    if weighting == "uniform":
+        return torch.ones(len(timesteps))
+    ratio = snr(scheduler)[timesteps.cpu()]
+    wanted = (ratio if weighting == "min_snr" else ratio + 1).clamp(max=most)
+    # An error e of x_0 is one of SNR e^2 in epsilon and of (SNR + 1) e^2 in v, squared.
+    own = {"epsilon": ratio, "v_prediction": ratio + 1, "sample": torch.ones_like(ratio)}
+    return wanted / own[scheduler.config.prediction_type]
 
 
 def predicted_x_0(scheduler: DDPMScheduler, output: torch.Tensor, x_t: torch.Tensor,

@@ -104,11 +104,24 @@ def objective_text(params: Params) -> str:
     dropped = (f" With probability {params.label_drop:g} the label $y$ is replaced by zeros, so "
                "that the network learns the unconditional prediction as well."
                if params.label_drop else "")
+    symbol, weighted = ("", "") if params.loss_weighting == "uniform" else (
+        r"w_t\," , " " + _weight_text(params))
     return (f"{scaled}The network predicts {name}. It minimises the mean over "
             "images, noise, timesteps and pixels of the squared error,\n\n"
-            rf"$$\mathcal{{L}} = \mathbb{{E}}_{{x_0, y, t, \epsilon}} \left[ \left( "
+            rf"$$\mathcal{{L}} = \mathbb{{E}}_{{x_0, y, t, \epsilon}} \left[ {symbol}\left( "
             rf"f_\theta(x_t, t, y) - \left({formula}\right) \right)^2 \right] .$$"
-            f"\n\nThe label $y$ is multi-hot.{dropped}\n")
+            f"\n\nThe label $y$ is multi-hot.{dropped}{weighted}\n")
+
+
+def _weight_text(params: Params) -> str:
+    ratio = r"\bar\alpha_t / (1 - \bar\alpha_t)"
+    kind = ("that of $v$" if params.loss_weighting == "velocity"
+            else "its signal-to-noise ratio")
+    wanted = f"1 + {ratio}" if params.loss_weighting == "velocity" else ratio
+    own = {"sample": "", "epsilon": f" / ({ratio})",
+           "v_prediction": f" / (1 + {ratio})"}[params.prediction_type]
+    return (rf"The weight $w_t = \min({wanted},\ {params.loss_weight_max:g}){own}$ makes the error "
+            f"of $x_0$ count as {kind} would, up to a bound.")
 
 
 def sampling_text(params: Params) -> str:
@@ -131,6 +144,16 @@ def sampling_text(params: Params) -> str:
                         r"h = \log\frac{\sqrt{\bar\alpha_s}\,\sigma_t}"
                         r"{\sqrt{\bar\alpha_t}\,\sigma_s}, \qquad "
                         r"\sigma_t = \sqrt{1 - \bar\alpha_t} .$$",
+        "sde_dpm_solver++": f"Images are drawn in {steps} steps of the second-order solver "
+                            "SDE-DPM-Solver++, which adds fresh noise $z$ at each step and so can "
+                            "correct what earlier steps got wrong. Its first-order step from $t$ "
+                            "to an earlier $s$ is\n\n"
+                            r"$$x_s = \frac{\sigma_s}{\sigma_t}\,e^{-h}\,x_t + "
+                            r"\sqrt{\bar\alpha_s}\,\left(1 - e^{-2h}\right) \hat x_0 + "
+                            r"\sigma_s \sqrt{1 - e^{-2h}}\,z, \qquad "
+                            r"h = \log\frac{\sqrt{\bar\alpha_s}\,\sigma_t}"
+                            r"{\sqrt{\bar\alpha_t}\,\sigma_s}, \qquad "
+                            r"\sigma_t = \sqrt{1 - \bar\alpha_t} .$$",
     }[params.sampler]
     guided = "" if params.guidance_scale == 1 else (
         "\n\nThe prediction is guided without a classifier, with "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -16,19 +16,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.models import ResNet
 
 from cddpm_core.augment import augment, degrade, move, to_float, uniform
 from cddpm_core.errors import UserError
 from cddpm_core.evaluator import Evaluator, build_resnet18, score
 from cddpm_core.labels import COLOURS, OBJECTS, SHAPES
+from cddpm_core.optim import KernelMuon
 from cddpm_core.runs import atomic, write_json
 from cddpm_core.runs import progress as progress_bar
 from cddpm_core.scenes import MAX_OBJECTS, RENDERER_VERSION, render_set
 
 __all__ = ["stand_in", "train_stand_in"]
 
-RECIPE_VERSION = 3  # of `train_stand_in`: raised when the same settings give other weights
+RECIPE_VERSION = 4  # of `train_stand_in`: raised when the same settings give other weights
 HELDOUT_IMAGES = 1000
 _HELDOUT_SEED = 2**32  # added to the seed: beyond every seed that a run may choose
 
@@ -36,9 +38,9 @@ _HELDOUT_SEED = 2**32  # added to the seed: beyond every seed that a run may cho
 def train_stand_in(
     *,
     seed: int = 0,
-    num_images: int = 12000,
-    epochs: int = 5,
-    batch_size: int = 32,
+    num_images: int = 24000,
+    epochs: int = 3,
+    batch_size: int = 64,
     progress: bool = True,
     device: str | torch.device = "cpu",
 ) -> Evaluator:
@@ -65,7 +67,8 @@ def train_stand_in(
     for layer in (model.fc[0], *heads):
         nn.init.constant_(layer.bias, -4.0)  # most objects are absent, from most places more so
     model, heads = model.to(device).train(), heads.to(device)
-    optimizers, share_gradients = _optimizers(model, heads)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.995), use_buffers=True)
+    optimizers = _optimizers(model, heads)
     steps = epochs * -(-num_images // batch_size)
     factor = partial(_lr_factor, steps=steps)
     schedules = [torch.optim.lr_scheduler.LambdaLR(each, factor) for each in optimizers]
@@ -75,7 +78,9 @@ def train_stand_in(
         for step, rows in enumerate(_batches(num_images, batch_size, epochs, generator)):
             moved, places = move(to_float(images[rows]), centres[rows], generator)
             pristine = uniform(0, 1, len(rows), generator) < 0.75 - 0.5 * step / steps
-            batch = torch.where(pristine, moved, degrade(moved, generator)).to(device)
+            batch = torch.where(pristine, moved, degrade(moved, generator))
+            # Channels last is a tenth faster here, and the convolutions keep to it.
+            batch = batch.to(device, memory_format=torch.channels_last)
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 x = model.maxpool(model.relu(model.bn1(model.conv1(batch))))
                 middle = model.layer2(model.layer1(x))
@@ -87,27 +92,25 @@ def train_stand_in(
                 F.binary_cross_entropy_with_logits(x.float(), y.to(device), reduction="sum")
                 for x, y in zip(outputs, targets, strict=True)
             ) / len(rows)
-            model.zero_grad()
-            heads.zero_grad()
+            for each in optimizers:
+                each.zero_grad()
             loss.backward()
-            share_gradients()
             for each in (*optimizers, *schedules):
                 each.step()
+            if step >= steps // 2:  # the first weights would weigh too much otherwise
+                average.update_parameters(model)
             bar.set_postfix_str(f"loss {loss.item():.2f}", refresh=False)
             bar.update()
-    sha256 = hashlib.sha256(save_safetensors(_plain_state(model))).hexdigest()
-    evaluator = Evaluator(model, "stand-in", sha256, device=device)
+    sha256 = hashlib.sha256(save_safetensors(_plain_state(average.module))).hexdigest()
+    evaluator = Evaluator(average.module, "stand-in", sha256, device=device)
     evaluator.heldout = _held_out(evaluator, seed)
     return evaluator
 
 
-def _optimizers(
-    model: ResNet, heads: nn.Module
-) -> tuple[list[torch.optim.Optimizer], Callable[[], None]]:
-    """Return Muon for the kernels of layers 1 to 3, AdamW for the rest, and what to call first.
+def _optimizers(model: ResNet, heads: nn.Module) -> list[torch.optim.Optimizer]:
+    """Return Muon for the kernels of layers 1 to 3 and AdamW for the rest.
 
-    torch's Muon takes matrices only: it is given views of the kernels, and the function
-    gives the views the kernels' gradients. In layer 4 Muon would cost more than the network.
+    In layer 4 Muon would cost more than the network.
     """
     inner = [
         weight
@@ -117,16 +120,10 @@ def _optimizers(
     ]
     chosen = {id(weight) for weight in inner}
     rest = [w for w in (*model.parameters(), *heads.parameters()) if id(w) not in chosen]
-    views = [nn.Parameter(weight.detach().view(len(weight), -1)) for weight in inner]
-
-    def share_gradients() -> None:
-        for weight, view in zip(inner, views, strict=True):
-            view.grad = weight.grad.view_as(view)
-
     return [
-        torch.optim.Muon(views, lr=0.02, weight_decay=0.0),
+        KernelMuon(inner, lr=0.02, weight_decay=0.0),
         torch.optim.AdamW(rest, lr=1e-3, weight_decay=0.05, fused=True),
-    ], share_gradients
+    ]
 
 
 def _lr_factor(step: int, steps: int) -> float:
@@ -179,9 +176,9 @@ def stand_in(
     cache: str | Path,
     *,
     seed: int = 0,
-    num_images: int = 12000,
-    epochs: int = 5,
-    batch_size: int = 32,
+    num_images: int = 24000,
+    epochs: int = 3,
+    batch_size: int = 64,
     progress: bool = True,
     device: str | torch.device = "cpu",
 ) -> Evaluator:

@@ -16,13 +16,15 @@ __all__ = ["accuracy_table", "condition_table", "configuration_table",
            "denoising_figures", "figure", "object_table", "provenance_table", "stage_table",
            "timesteps_grids", "timesteps_table", "training_table", "unet_table"]
 
-TRAINING_KEYS = ("epochs", "batch_size", "optimizer", "learning_rate", "muon_learning_rate",
-                 "lr_schedule", "lr_warmup_steps", "label_drop", "ema_decay", "mixed_precision",
-                 "num_train_timesteps", "beta_schedule", "prediction_type", "timestep_sampling",
-                 "timestep_shift", "standardise", "data_scale", "seed")
+TRAINING_KEYS = ("epochs", "batch_size", "optimizer", "learning_rate",
+                 "muon_learning_rate", "lr_schedule", "lr_warmup_steps", "label_drop",
+                 "ema_decay", "mixed_precision", "num_train_timesteps", "beta_schedule",
+                 "prediction_type", "timestep_sampling", "timestep_shift", "loss_weighting",
+                 "loss_weight_max", "standardise", "data_scale", "seed")
 # Parameters that mean nothing unless another one has a certain value.
-ONLY_WITH = {"muon_learning_rate": ("optimizer", "muon"), "data_scale": ("standardise", True),
-             "timestep_shift": ("timestep_sampling", "logit_normal")}
+ONLY_WITH = {"muon_learning_rate": ("optimizer", ("muon",)), "data_scale": ("standardise", (True,)),
+             "timestep_shift": ("timestep_sampling", ("logit_normal",)),
+             "loss_weight_max": ("loss_weighting", ("velocity", "min_snr"))}
 
 
 def figure(facts: Facts, name: str, alt: str, caption: str) -> str:
@@ -125,7 +127,7 @@ def training_table(params: Params) -> str:
     """Return the parameters of training that have a meaning in this configuration."""
     values = params.to_dict()
     keys = [key for key in TRAINING_KEYS
-            if key not in ONLY_WITH or values[ONLY_WITH[key][0]] == ONLY_WITH[key][1]]
+            if key not in ONLY_WITH or values[ONLY_WITH[key][0]] in ONLY_WITH[key][1]]
     return configuration_table(params, keys, "Training configuration.")
 
 

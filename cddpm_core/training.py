@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from diffusers import DDPMScheduler
 from diffusers.training_utils import EMAModel
-from torch.nn import functional as F
 
 from cddpm_core.data import IclevrDataset
 from cddpm_core.errors import UserError
@@ -29,7 +28,7 @@ from cddpm_core.optim import lr_factor, make_optimizers
 from cddpm_core.params import Params
 from cddpm_core.runs import Run, atomic, progress
 from cddpm_core.sampling import autocast
-from cddpm_core.schedule import draw_timesteps, make_scheduler, target
+from cddpm_core.schedule import draw_timesteps, loss_weight, make_scheduler, target
 
 __all__ = ["Trainer", "device_of", "load_trained", "read_checkpoint", "train"]
 
@@ -40,9 +39,10 @@ LOG_EVERY = 25
 TRAIN_KEYS = ("seed", "image_size", "class_emb_size", "conditioning", "blocks", "channels",
               "layers_per_block", "patch_size", "time_scale_shift", "attention_head_dim",
               "standardise", "data_scale", "num_train_timesteps", "beta_schedule",
-              "prediction_type", "timestep_sampling", "timestep_shift", "batch_size", "optimizer",
-              "learning_rate", "muon_learning_rate", "lr_schedule", "lr_warmup_steps",
-              "lr_decay_start", "label_drop", "ema_decay", "mixed_precision")
+              "prediction_type", "timestep_sampling", "timestep_shift", "loss_weighting",
+              "loss_weight_max", "batch_size", "optimizer", "learning_rate",
+              "muon_learning_rate", "lr_schedule", "lr_warmup_steps", "lr_decay_start",
+              "label_drop", "ema_decay", "mixed_precision")
 DATA_KEYS = ("data", "num_scenes", "data_seed")
 CHECKPOINT_KEYS = {"params", "images", "labels", "step", "seconds", "model", "ema", "optimizers"}
 
@@ -112,7 +112,9 @@ class Trainer:
         x_t = self.scheduler.add_noise(x_0, epsilon, timesteps)
         with autocast(device, p.mixed_precision):
             output = self.model(x_t, timesteps, (labels * kept).to(device))
-        loss = F.mse_loss(output.float(), target(self.scheduler, x_0, epsilon, timesteps))
+        error = (output.float() - target(self.scheduler, x_0, epsilon, timesteps)) ** 2
+        weight = loss_weight(self.scheduler, timesteps, p.loss_weighting, p.loss_weight_max)
+        loss = (error.mean((1, 2, 3)) * weight.to(device)).mean()
         loss.backward()
         factor = lr_factor(self.step, self.total_steps, p)
         for optimizer, peaks in zip(self.optimizers, self.peaks, strict=True):

@@ -12,6 +12,7 @@ from cddpm_core.schedule import (
     SAMPLERS,
     alpha_bar,
     draw_timesteps,
+    loss_weight,
     make_scheduler,
     predicted_x_0,
     sampling_scheduler,
@@ -24,7 +25,7 @@ KINDS = ("epsilon", "v_prediction", "sample")
 
 
 def scheduler_of(**changes) -> DDPMScheduler:
-    return make_scheduler(Params().replace(**changes))
+    return make_scheduler(Params(loss_weighting="uniform").replace(**changes))
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -141,6 +142,31 @@ def test_targets_are_what_their_names_say():
         assert torch.allclose(found, expected[kind], atol=1e-6)
 
 
+@given(st.sampled_from(KINDS), st.sampled_from(["velocity", "min_snr"]), st.integers(0, 950),
+       st.floats(0.5, 50))
+def test_weights_are_those_of_the_error_of_x_0_whatever_is_predicted(kind, weighting, t, most):
+    scheduler, timesteps = scheduler_of(prediction_type=kind), torch.tensor([t, 500])
+    x_0, epsilon, wrong = torch.randn(3, 2, 3, 4, 4, generator=generator(t)).double()
+    x_t = scheduler.add_noise(x_0, epsilon, timesteps)
+    output = target(scheduler, x_0, epsilon, timesteps) + wrong
+    off = (predicted_x_0(scheduler, output, x_t, timesteps) - x_0).square().mean((1, 2, 3))
+    ratio = snr(scheduler)[timesteps]
+    wanted = (ratio + (weighting == "velocity")).clamp(max=most) * off
+    weight = loss_weight(scheduler, timesteps, weighting, most)
+    assert weight.shape == (2,)
+    assert torch.allclose(weight * wrong.square().mean((1, 2, 3)), wanted, rtol=1e-3)
+
+
+def test_uniform_weights_and_unbounded_velocity_leave_the_error_alone():
+    timesteps = torch.arange(0, 1000, 50)
+    for kind in KINDS:
+        found = loss_weight(scheduler_of(prediction_type=kind), timesteps)
+        assert torch.equal(found, torch.ones(20))
+    scheduler = scheduler_of(prediction_type="v_prediction")
+    found = loss_weight(scheduler, timesteps, "velocity", float("inf"))
+    assert torch.allclose(found, torch.ones(20))
+
+
 def test_training_scheduler_takes_the_parameters():
     scheduler = scheduler_of(num_train_timesteps=200, beta_schedule="linear",
                              prediction_type="sample", standardise=False)
@@ -163,7 +189,8 @@ def test_samplers_walk_from_the_last_timestep_down(sampler, T):
         assert walk.config.prediction_type == "epsilon"
 
 
-@given(st.data(), st.sampled_from([20, 50, 1000, 2000]), st.sampled_from(["ddpm", "dpm_solver++"]))
+@given(st.data(), st.sampled_from([20, 50, 1000, 2000]),
+       st.sampled_from(["ddpm", "dpm_solver++", "sde_dpm_solver++"]))
 def test_any_number_of_steps_is_that_many_timesteps_inside(data, T, sampler):
     steps = data.draw(st.integers(1, T))
     walk = sampling_scheduler(scheduler_of(num_train_timesteps=T, num_inference_steps=1),

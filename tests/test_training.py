@@ -72,7 +72,9 @@ def test_training_leaves_the_global_generator(tiny, dataset, run):
 @pytest.mark.parametrize("changes", [
     {"optimizer": "muon"}, {"optimizer": "adam", "ema_decay": 0}, {"optimizer": "adamw"},
     {"optimizer": "muon", "ema_decay": 0, "lr_schedule": "cosine"},
+    {"loss_weighting": "min_snr"},
     {"optimizer": "adam", "standardise": False, "prediction_type": "epsilon",
+     "loss_weighting": "uniform",
      "timestep_sampling": "uniform", "conditioning": "class_embedding"},
     {"mixed_precision": "bf16"},
 ], ids=lambda changes: "-".join(map(str, changes.values())))
@@ -289,7 +291,8 @@ def test_learning_rate_follows_its_schedule(tiny, dataset):
 
 OTHER = {"seed": 3, "class_emb_size": 64, "conditioning": "class_embedding", "blocks": [1, 1],
          "batch_size": 4, "optimizer": "adam", "learning_rate": 0.5, "ema_decay": 0.5,
-         "num_train_timesteps": 30, "prediction_type": "epsilon", "label_drop": 0.7}
+         "num_train_timesteps": 30, "prediction_type": "v_prediction", "label_drop": 0.7,
+         "loss_weighting": "uniform"}
 
 
 @pytest.mark.parametrize("key", OTHER)
