@@ -13,11 +13,12 @@ from diffusers import DDPMScheduler
 from matplotlib.figure import Figure
 
 from cddpm_core.figures import BLUE, GREEN, ORANGE, RED, WIDTH, show_image, styled
+from cddpm_core.fitting import Comparison
 from cddpm_core.labels import COLOURS, SHAPES
 from cddpm_core.schedule import alpha_bar, snr
 
-__all__ = ["accuracy_bars", "experiment_curves", "image_statistics", "label_statistics",
-           "schedule_figure", "training_curves"]
+__all__ = ["accuracy_bars", "comparison_figure", "experiment_curves", "image_statistics",
+           "label_statistics", "schedule_figure", "training_curves"]
 
 
 @styled
@@ -38,6 +39,23 @@ def label_statistics(label_sets: Sequence[Sequence[str]]) -> Figure:
     right.set(title="Images with each object", xticks=range(len(COLOURS)), xticklabels=COLOURS,
               yticks=range(len(SHAPES)), yticklabels=SHAPES)
     right.grid(False)
+    return figure
+
+
+@styled
+def comparison_figure(frames: Sequence[Comparison], gain: int = 8) -> Figure:
+    """Return real frames, the same scenes rendered, and their difference times ``gain``."""
+    figure, axes = plt.subplots(3, len(frames), squeeze=False,
+                                figsize=(WIDTH, 3 * 0.75 * WIDTH / max(3, len(frames)) + 0.3))
+    for column, frame in zip(axes.T, frames, strict=True):
+        away = np.abs(frame.real.astype(int) - frame.drawn.astype(int)) * gain
+        rows = (frame.real, frame.drawn, away.clip(0, 255).astype(np.uint8))
+        for axis, picture in zip(column, rows, strict=True):
+            show_image(axis, picture)
+        column[2].set_xlabel(f"mean {frame.difference:.1f} of 255\n"
+                             f"in boxes {frame.difference_in_boxes:.1f}", fontsize=7)
+    for axis, name in zip(axes[:, 0], ("real", "rendered", f"difference × {gain}"), strict=True):
+        axis.set_ylabel(name)
     return figure
 
 

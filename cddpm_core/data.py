@@ -7,7 +7,7 @@ A data folder holds ``train.json``, ``objects.json`` and the images, in
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +29,8 @@ from cddpm_core.params import Params
 from cddpm_core.runs import Run, progress
 from cddpm_core.scenes import RENDERER_VERSION, render_dataset
 
-__all__ = ["ConditionDataset", "DataSource", "IclevrDataset", "check_folder", "data_source",
-           "load_image", "to_tensor"]
+__all__ = ["ConditionDataset", "DataSource", "FolderFiles", "IclevrDataset", "check_folder",
+           "data_source", "folder_files", "left_out", "load_image", "to_tensor"]
 
 IMAGE_FOLDERS = ("iclevr", "images", ".")
 
@@ -71,6 +71,7 @@ class IclevrDataset(Dataset):
     Args:
         folder: the data folder.
         image_size: side of the square images in pixels.
+        leave_out: label sets, in any order of names, whose images are not taken.
         in_memory: hold the resized set as uint8 (N, H, W, 3) in ``pixels``,
             221 MB for the lab's 18,009 images, rather than read files again.
 
@@ -78,11 +79,17 @@ class IclevrDataset(Dataset):
     unreadable images, the missing ones before any image is read.
     """
 
-    def __init__(self, folder: str | Path, image_size: int = 64, in_memory: bool = True) -> None:
+    def __init__(self, folder: str | Path, image_size: int = 64, in_memory: bool = True,
+                 leave_out: Iterable[Iterable[str]] = ()) -> None:
         folder = Path(folder)
         train = read_train(folder / "train.json")
         if (folder / "objects.json").exists():
             read_objects(folder / "objects.json")
+        hidden = {frozenset(names) for names in leave_out}
+        train = {file: names for file, names in train.items() if frozenset(names) not in hidden}
+        if not train:
+            raise UserError(f"{folder / 'train.json'}: expected label sets that are not left out, "
+                            "found none")
         self.folder, self.image_size = folder, image_size
         self.files = _image_paths(folder, list(train))
         self.label_sets = list(train.values())
@@ -141,15 +148,44 @@ class ConditionDataset(Dataset):
         return self.labels[index]
 
 
-def _image_paths(folder: Path, files: list[str]) -> list[Path]:
+@dataclass(frozen=True)
+class FolderFiles:
+    """The images of a data folder: those ``train.json`` names, and what is there.
+
+    ``images`` is the folder they are in; ``missing`` are named and not there,
+    ``surplus`` are PNG files there that are not named.
+    """
+
+    images: Path
+    named: tuple[str, ...]
+    missing: tuple[str, ...]
+    surplus: tuple[str, ...]
+
+
+def folder_files(folder: str | Path) -> FolderFiles:
+    """Return which images a data folder should have and has; reads ``train.json`` alone."""
+    folder = Path(folder).expanduser()
+    return _files(folder, list(read_train(folder / "train.json")))
+
+
+def _files(folder: Path, named: Sequence[str]) -> FolderFiles:
     present = {part: {p.name for p in (folder / part).iterdir()} if (folder / part).is_dir()
                else set() for part in IMAGE_FOLDERS}
-    part = max(IMAGE_FOLDERS, key=lambda name: sum(file in present[name] for file in files))
-    missing = [file for file in files if file not in present[part]]
-    if missing:
-        raise UserError(f"{folder / part / missing[0]}: no such image; {len(missing)} of the "
-                        f"{len(files)} images that train.json names are missing")
-    return [folder / part / file for file in files]
+    part = max(IMAGE_FOLDERS, key=lambda name: sum(file in present[name] for file in named))
+    pictures = {name for name in present[part] if name.lower().endswith(".png")}
+    return FolderFiles(folder / part, tuple(named),
+                       tuple(file for file in named if file not in present[part]),
+                       tuple(sorted(pictures - set(named))))
+
+
+def _image_paths(folder: Path, named: Sequence[str]) -> list[Path]:
+    files = _files(folder, named)
+    if files.missing:
+        surplus = (f", and {len(files.surplus)} are there that it does not name"
+                   if files.surplus else "")
+        raise UserError(f"{files.images / files.missing[0]}: no such image; {len(files.missing)} "
+                        f"of the {len(named)} images that train.json names are missing{surplus}")
+    return [files.images / file for file in named]
 
 
 def check_folder(folder: str | Path) -> None:
@@ -193,6 +229,12 @@ def data_source(params: Params, run: Run) -> DataSource:
             render_dataset(folder, num_scenes=scenes, seed=seed)
         rendered.append(folder)
     return DataSource("rendered", *rendered, _hash(rendered[0] / "train.json"))
+
+
+def left_out(params: Params) -> set[frozenset[str]]:
+    """Return the label sets that training is not to see, by ``params.holdout``."""
+    files = ("test", "new_test") if params.holdout == "test_conditions" else ()
+    return {frozenset(names) for file in files for names in ConditionDataset(file).label_sets}
 
 
 def _hash(path: Path) -> str:

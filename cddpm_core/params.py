@@ -45,6 +45,9 @@ class Params:
     heldout_scenes: int = _key(500, "further scenes that nothing trains on", low=1)
     data_seed: int = _key(0, "seed of the rendered scenes", low=0, high=2**31)
     image_size: int = _key(64, "side of the square images in pixels", low=8)
+    reference: str = _key("", "folder with real frames to compare the renders with; empty: none")
+    holdout: str = _key("none", "training images left out: those of the label sets to be drawn",
+                        choices=("none", "test_conditions"))
     in_memory: bool = _key(True, "hold the resized images in memory as uint8")
 
     evaluator: str = _key("", "path of the official checkpoint.pth; empty: train a stand-in")
@@ -76,8 +79,7 @@ class Params:
     timestep_shift: float = _key(1.0, "mean of the logit for logit_normal timesteps")
     loss_weighting: str = _key("velocity", "weight of each noise level in the loss",
                                choices=("uniform", "velocity", "min_snr"))
-    loss_weight_max: float = _key(20.0, "gamma, the most that velocity or min_snr weigh an "
-                                  "error of x_0", low=0.1)
+    loss_weight_max: float = _key(20.0, "gamma, the greatest weight of an error of x_0", low=0.1)
 
     epochs: int = _key(3, "passes over the training images", low=1)
     batch_size: int = _key(32, "images a training step", low=1)

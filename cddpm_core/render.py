@@ -25,6 +25,7 @@ __all__ = [
     "RENDERER_VERSION",
     "WIDTH",
     "Stage",
+    "object_box",
     "project",
     "render_frames",
     "visible_pixels",
@@ -369,6 +370,12 @@ def _box(shape: int, x: float, y: float) -> np.ndarray:
     u, v = project(*np.meshgrid([x - half, x + half], [y - half, y + half], [0.0, 2 * RADIUS]))
     corners = [u.min() - 1, v.min() - 1, u.max() + 2, v.max() + 2]
     return np.clip(corners, 0, [WIDTH, HEIGHT, WIDTH, HEIGHT]).astype(np.int64)
+
+
+def object_box(placed: tuple[str, float, float, float]) -> np.ndarray:
+    """Return left, top, right, bottom (exclusive) pixels at 320x240 that bound an object."""
+    name, x, y, _ = placed
+    return _box(SHAPES.index(name.split()[1]), x, y)
 
 
 def render_frames(

@@ -13,9 +13,9 @@ from cddpm_core.labels import CONDITION_FILES
 from cddpm_core.markdown import code, count, duration, listed, share
 from cddpm_core.params import Params
 
-__all__ = ["data_text", "denoise_text", "discussion", "error_kinds", "evaluator_text",
-           "experiment_text", "model_text", "objective_text", "published_text", "result_text",
-           "sampling_text", "schedule_text", "summary_text", "training_text"]
+__all__ = ["comparison_text", "data_text", "denoise_text", "discussion", "error_kinds",
+           "evaluator_text", "experiment_text", "model_text", "objective_text", "published_text",
+           "result_text", "sampling_text", "schedule_text", "summary_text", "training_text"]
 
 PREDICTIONS = {
     "epsilon": (r"the noise $\epsilon$ itself", r"\epsilon"),
@@ -52,8 +52,35 @@ def data_text(facts: Facts) -> str:
                  for key in ("pixel_mean", "pixel_std"))
     return (f"{source} There are {count(data['images'])} of them: {sizes} objects. Each of the 24 "
             f"objects is in {count(min(counts))} to {count(max(counts))} images, and there are "
-            f"{count(data['label_sets'])} distinct label sets; {seen} are among them. In [−1, 1] "
-            f"the channels have the means {mean} and the standard deviations {std}.\n")
+            f"{count(data['label_sets'])} distinct label sets; {seen} are among them."
+            f"{_holdout_text(data)} In [−1, 1] the channels have the means {mean} and the standard "
+            f"deviations {std}.\n")
+
+
+def _holdout_text(data: Mapping[str, Any]) -> str:
+    if not data.get("left_out"):
+        return ""
+    return (f" The {count(data['left_out'])} images whose label set is in "
+            f"{listed([code(name + '.json') for name in CONDITION_FILES])} were **left out of "
+            "training**: the accuracies below are of combinations never seen together.")
+
+
+@needs("data")
+def comparison_text(facts: Facts) -> str:
+    """Return how near the renders come to the real frames they were compared with."""
+    frames = facts.metrics["data"].get("reference")
+    if not frames:
+        return ""
+    worst = max(frames, key=lambda frame: frame["difference"])
+    inside = max(frames, key=lambda frame: frame["difference_in_boxes"])
+    named = sum(len(frame["objects"]) for frame in frames)
+    return (f"In {len(frames)} real frames {named} objects were found by fitting renders to them, "
+            "from the pixels alone unless the folder has labels. At 64 × 64 the renders differ "
+            f"from the frames by at most {worst['difference']:.2f} of 255 levels on average "
+            f"({code(worst['file'])}), and by at most {inside['difference_in_boxes']:.2f} inside "
+            f"the objects' boxes ({code(inside['file'])}). What still differs: objects cast no "
+            "shadow on one another, light that one object throws on the next is left out, and "
+            "edges are smoother than those of the real renders.\n")
 
 
 def model_text(facts: Facts) -> str:

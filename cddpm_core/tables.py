@@ -6,21 +6,30 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from cddpm_core.data import FolderFiles
 from cddpm_core.facts import Facts, needs
 from cddpm_core.labels import COLOURS, CONDITION_FILES, SHAPES
-from cddpm_core.markdown import code, duration, escape, share, table
+from cddpm_core.markdown import code, count, duration, escape, share, table
 from cddpm_core.params import FIELDS, Params
 from cddpm_core.runs import headless
 
-__all__ = ["accuracy_table", "condition_table", "configuration_table",
-           "denoising_figures", "figure", "object_table", "provenance_table", "stage_table",
-           "timesteps_grids", "timesteps_table", "training_table", "unet_table"]
+__all__ = ["accuracy_table", "comparison_table", "condition_table", "configuration_table",
+           "denoising_figures", "figure", "files_table", "label_table", "object_table",
+           "provenance_table", "stage_table", "timesteps_grids", "timesteps_table",
+           "training_table", "unet_table"]
 
 TRAINING_KEYS = ("epochs", "batch_size", "optimizer", "learning_rate",
                  "muon_learning_rate", "lr_schedule", "lr_warmup_steps", "label_drop",
                  "ema_decay", "mixed_precision", "num_train_timesteps", "beta_schedule",
                  "prediction_type", "timestep_sampling", "timestep_shift", "loss_weighting",
                  "loss_weight_max", "standardise", "data_scale", "seed")
+# Facts about the labels of the lab's real set.
+COURSE_LABELS = {
+    "images": "18,009", "images with 1 object": "6,003", "images with 2 objects": "6,003",
+    "images with 3 objects": "6,003", "images with an object, least": "1,422",
+    "images with an object, most": "1,577", "distinct label sets": "2,188",
+    "label sets of test.json among them": "31 of 32",
+    "label sets of new_test.json among them": "32 of 32"}
 # Parameters that mean nothing unless another one has a certain value.
 ONLY_WITH = {"muon_learning_rate": ("optimizer", ("muon",)), "data_scale": ("standardise", (True,)),
              "timestep_shift": ("timestep_sampling", ("logit_normal",)),
@@ -64,6 +73,50 @@ def timesteps_grids(facts: Facts, name: str) -> str:
                f"{escape(name)}.json with T = {arm['num_train_timesteps']}, from the same seeds "
                "as the other arm.")
         for index, arm in enumerate(arms))
+
+
+def files_table(files: FolderFiles) -> str:
+    """Return how many images of a data folder are named, there, missing and surplus."""
+    def row(what: str, names: Sequence[str]) -> list[str]:
+        shown = ", ".join(map(code, names[:3])) + (", …" if len(names) > 3 else "")
+        return [what, count(len(names)), shown or "–"]
+
+    there = [name for name in files.named if name not in set(files.missing)]
+    return table(["images", "number", "such as"],
+                 [row("named by train.json", files.named), row("of these there", there),
+                  row("of these missing", files.missing),
+                  row("there and not named", files.surplus)],
+                 f"Files in {code(files.images)}.", numbers=False)
+
+
+@needs("data")
+def label_table(facts: Facts) -> str:
+    """Return the label statistics beside those of the course's ``train.json``."""
+    data = facts.metrics["data"]
+    per_object = data["per_object"].values()
+    here = {"images": count(data["images"]),
+            **{f"images with {n} object{'s' * (n > 1)}":
+               count(data["objects_per_image"].get(str(n), 0)) for n in (1, 2, 3)},
+            "images with an object, least": count(min(per_object)),
+            "images with an object, most": count(max(per_object)),
+            "distinct label sets": count(data["label_sets"]),
+            **{f"label sets of {name}.json among them":
+               f"{data['overlap'][name]['seen']} of {data['overlap'][name]['sets']}"
+               for name in CONDITION_FILES}}
+    rows = [[what, value, COURSE_LABELS[what]] for what, value in here.items()]
+    return table(["labels", "this run", "course's train.json"], rows,
+                 f"Label statistics; this run: {escape(facts.origin())}.")
+
+
+@needs("data")
+def comparison_table(facts: Facts) -> str:
+    """Return how far renders are from the real frames they were compared with."""
+    rows = [[code(frame["file"]), ", ".join(frame["objects"]), f"{frame['difference']:.2f}",
+             f"{frame['difference_in_boxes']:.2f}"]
+            for frame in facts.metrics["data"].get("reference", [])]
+    return table(["frame", "objects found", "difference", "in objects' boxes"], rows,
+                 "Mean absolute difference of 255 levels at 64 × 64 between real frames and the "
+                 "same scenes rendered.", numbers=False) if rows else ""
 
 
 @needs("test")

@@ -43,7 +43,7 @@ TRAIN_KEYS = ("seed", "image_size", "class_emb_size", "conditioning", "blocks", 
               "loss_weight_max", "batch_size", "optimizer", "learning_rate",
               "muon_learning_rate", "lr_schedule", "lr_warmup_steps", "lr_decay_start",
               "label_drop", "ema_decay", "mixed_precision")
-DATA_KEYS = ("data", "num_scenes", "data_seed")
+DATA_KEYS = ("data", "num_scenes", "data_seed", "holdout")
 CHECKPOINT_KEYS = {"params", "images", "labels", "step", "seconds", "model", "ema", "optimizers"}
 
 

@@ -18,6 +18,8 @@ from cddpm_core.data import (
     IclevrDataset,
     check_folder,
     data_source,
+    folder_files,
+    left_out,
     load_image,
 )
 from cddpm_core.errors import UserError
@@ -293,6 +295,37 @@ def test_conditions_by_path(tmp_path, kind):
 def test_unknown_conditions_are_one_sentence(source):
     with pytest.raises(UserError, match="did you mean 'test'|no such file"):
         ConditionDataset(source)
+
+
+def test_held_out_label_sets_are_not_trained_on(folder):
+    asked = [set(names) for file in ("test", "new_test")
+             for names in ConditionDataset(file).label_sets]
+    other = ("red cube", "gray cube")
+    assert set(other) not in asked
+    labels = dict(zip(LABELS, (sorted(asked[5], reverse=True), other, list(asked[-1])),
+                      strict=True))
+    (folder / "train.json").write_text(json.dumps(labels))
+    dataset = IclevrDataset(folder, leave_out=left_out(Params(holdout="test_conditions")))
+    assert dataset.label_sets == [other] and len(dataset) == len(dataset.pixels) == 1
+    assert len(IclevrDataset(folder, leave_out=left_out(Params()))) == 3
+    del labels[list(LABELS)[1]]
+    (folder / "train.json").write_text(json.dumps(labels))
+    with pytest.raises(UserError, match="expected label sets that are not left out"):
+        IclevrDataset(folder, leave_out=asked)
+
+
+def test_files_missing_and_surplus_are_told(folder):
+    first, *others = LABELS
+    (folder / "iclevr/extra.png").write_bytes((folder / "iclevr" / first).read_bytes())
+    (folder / "iclevr/notes.txt").write_text("no picture")
+    files = folder_files(folder)
+    assert files.named == tuple(LABELS) and files.images == folder / "iclevr"
+    assert (files.missing, files.surplus) == ((), ("extra.png",))
+    assert len(IclevrDataset(folder)) == 3
+    (folder / "iclevr" / first).unlink()
+    assert folder_files(folder).missing == (first,)
+    with pytest.raises(UserError, match="1 of the 3 images .* are missing, and 1 are there"):
+        check_folder(folder)
 
 
 def test_a_users_folder_is_real_data(folder, run):

@@ -101,6 +101,20 @@ def test_papermill_alone_runs_a_notebook_into_the_folder_it_is_given(smoke, outp
     assert json.loads((target.parent / "metrics.json").read_text())["data"]["images"] == 360
 
 
+def test_data_notebook_compares_and_leaves_out_as_asked(outputs):
+    shown = next((outputs / "cache/data").glob("heldout-*"))
+    done = command(outputs, "papermill", "notebooks/data.ipynb", outputs / "asked/data.ipynb",
+                   "-f", "params/smoke.yaml", "-p", "reference", shown,
+                   "-p", "holdout", "test_conditions")
+    assert done.returncode == 0, done.stderr[-3000:]
+    data = json.loads((outputs / "asked/metrics.json").read_text())["data"]
+    assert data["left_out"] > 0 and data["images"] + data["left_out"] == 360
+    assert data["overlap"] == {name: {"sets": 32, "seen": 0} for name in ("test", "new_test")}
+    assert [len(frame["objects"]) for frame in data["reference"]] == [1, 2, 3, 1, 2, 3]
+    assert max(frame["difference"] for frame in data["reference"]) < 1
+    assert (outputs / "asked/figures/data_reference.png").exists()
+
+
 def test_papermill_alone_fails_on_a_mistyped_parameter(outputs):
     target = outputs / "other/data.ipynb"
     target.parent.mkdir()
