@@ -51,7 +51,7 @@ class Params:
     in_memory: bool = _key(True, "hold the resized images in memory as uint8")
 
     evaluator: str = _key("", "path of the official checkpoint.pth; empty: train a stand-in")
-    evaluator_images: int = _key(24000, "rendered images the stand-in trains on", low=32)
+    evaluator_images: int = _key(30000, "rendered images the stand-in trains on", low=32)
     evaluator_epochs: int = _key(4, "epochs the stand-in trains for", low=1)
 
     class_emb_size: int = _key(256, "width of the class and time embedding", low=8)
@@ -103,7 +103,7 @@ class Params:
     sampler: str = _key("sde_dpm_solver++", "sampler",
                         choices=("ddpm", "ddim", "dpm_solver++", "sde_dpm_solver++"))
     num_inference_steps: int = _key(50, "steps of the sampler", low=1)
-    guidance_scale: float = _key(3.0, "classifier-free guidance; 1: none", low=0.0)
+    guidance_scale: float = _key(4.0, "classifier-free guidance; 1: none", low=0.0)
     sample_batch_size: int = _key(32, "images sampled at once", low=1)
 
     denoise_steps: int = _key(12, "moments shown of the denoising process", low=10)

@@ -86,11 +86,20 @@ def _plain(objects: Sequence[SceneObject]) -> list[tuple[str, float, float, floa
     return [(o.name, o.x, o.y, o.rotation) for o in objects]
 
 
-def sample_scene(rng: np.random.Generator, num_objects: int) -> tuple[SceneObject, ...]:
-    """Draw a scene of 1 to 5 objects of different names; every prefix of it is a scene too."""
+def sample_scene(
+    rng: np.random.Generator, num_objects: int, chances: Sequence[float] | None = None
+) -> tuple[SceneObject, ...]:
+    """Draw a scene of 1 to 5 objects of different names; every prefix of it is a scene too.
+
+    ``chances`` are those of the 24 objects, which add up to 1; equal by default.
+    """
     if not 1 <= num_objects <= MAX_OBJECTS:
         raise UserError(f"num_objects: expected 1 to {MAX_OBJECTS}, found {num_objects}")
-    names = [OBJECTS[i] for i in rng.permutation(len(OBJECTS))[:num_objects]]
+    if chances is None:
+        drawn = rng.permutation(len(OBJECTS))[:num_objects]
+    else:
+        drawn = rng.choice(len(OBJECTS), num_objects, replace=False, p=chances)
+    names = [OBJECTS[i] for i in drawn]
     while True:
         scene = [SceneObject(names[0], 0.0, 0.0, float(rng.uniform(0, 2 * math.pi)))]
         for name in names[1:]:
@@ -215,6 +224,7 @@ def render_set(
     max_objects: int = MAX_OBJECTS,
     size: int = 64,
     *,
+    chances: Sequence[float] | None = None,
     light_jitter: float = 0.0,
     workers: int | None = None,
     progress: bool = False,
@@ -224,12 +234,13 @@ def render_set(
     Every scene gives frames of 1 to ``max_objects`` objects, squashed to a square as
     torchvision's ``Resize`` does it: uint8 ``(N, size, size, 3)``. Labels are float
     ``(N, 24)``; centres ``(N, 24, 2)`` are columns and rows in pixels, NaN if absent.
+    ``chances`` are those of `sample_scene`.
     """
 
     def draw(index: int) -> tuple[list[np.ndarray], list[int], np.ndarray]:
         # A key of two numbers, so that no seed gives a scene that `render_dataset` writes.
         rng = _rng(seed, 1, index)
-        scene = sample_scene(rng, max_objects)
+        scene = sample_scene(rng, max_objects, chances)
         stage = _stage(rng, light_jitter)
         frames = [
             np.asarray(Image.fromarray(frame).resize((size, size), Image.Resampling.BILINEAR))
