@@ -28,6 +28,11 @@ DATA = {"kind": "rendered", "sha256": "d" * 64, "images": 36,
         "objects_per_image": {"1": 12, "2": 12, "3": 12},
         "per_object": dict.fromkeys(OBJECTS, 3), "label_sets": 30,
         "overlap": {"test": {"sets": 32, "seen": 3}, "new_test": {"sets": 32, "seen": 4}},
+        "left_out": 7, "reference": [
+            {"file": "real_<0>.png", "objects": ["red cube"], "difference": 1.51,
+             "difference_in_boxes": 3.26},
+            {"file": "real_1.png", "objects": ["red cube", "cyan sphere"], "difference": 1.74,
+             "difference_in_boxes": 2.98}],
         "pixel_mean": [-0.031, -0.052, -0.063], "pixel_std": [0.141, 0.152, 0.163]}
 EVALUATOR = {"kind": "stand-in", "sha256": "e" * 64, "known": True, "heldout_micro": 0.9876,
              "heldout_macro": 0.98, "heldout_images": 1000, "heldout_augmented_micro": 0.97,
@@ -159,6 +164,10 @@ def test_both_have_the_numbers_of_the_metrics(exported, finished):
             assert f"{part['hits']} of {part['objects']}" in text
         assert "0.988" in text and "39,488" in text and "3.21 images a second" in text
         assert "by 0.250 (18 of 72 objects)" in text
+        assert "7 images whose label set" in text and "left out of training" in text
+        assert "3 objects were found by fitting" in text and "at most 1.74 of 255" in text
+        assert "at most 3.26 inside" in text and "real_<0>.png" in text
+        assert "2,188" in text and "31 of 32" in text
         assert DATA["sha256"] in text and EVALUATOR["sha256"] in text
 
 
