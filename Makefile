@@ -9,13 +9,16 @@ CDDPM := $(VENV)/bin/python -m cddpm_core
 OPTIONS = --params "$(PARAMS)" $(if $(RUN),--run "$(RUN)") $(if $(DATA),--data "$(DATA)") \
 	$(if $(EVALUATOR),--evaluator "$(EVALUATOR)")
 
-.PHONY: report stage lab test env clean-env
+.PHONY: report stage bench lab test env clean-env
 
 report: $(READY)
 	$(CDDPM) report $(OPTIONS)
 
 stage: $(READY)
 	$(CDDPM) stage $(STAGE) $(OPTIONS)
+
+bench: $(READY)
+	$(CDDPM) bench $(if $(RUN),--run "$(RUN)")
 
 lab: $(READY)
 	$(CDDPM) lab

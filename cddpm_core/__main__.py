@@ -56,6 +56,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("-p", dest="changes", nargs=2, action="append", default=[],
                              metavar=("KEY", "VALUE"), help="change one parameter")
         command.add_argument("--force", action="store_true", help="run finished stages again")
+    command = add("bench", _bench, "measure speed as ratios, with the network of a trained run")
+    command.add_argument("--run", default="quick", help="the trained run")
+    command.add_argument("--repeats", type=int, default=3, help="turns of each arm")
     add("lab", _lab, "open JupyterLab on the notebooks")
     add("test", _test, "run the tests; further arguments go to pytest")
     return parser
@@ -69,8 +72,8 @@ def _params(options: argparse.Namespace) -> Params:
     values = {key: coerce(key, value, str(path)) for key, value in read_yaml(path).items()}
     for key, text in options.changes:
         values[key] = coerce(key, _value(key, text), "-p")
-    for key in ("data", "evaluator"):
-        given = getattr(options, key) or values.get(key)
+    for key in ("data", "evaluator", "reference"):
+        given = getattr(options, key, "") or values.get(key)
         if given:
             values[key] = str(Path(given).expanduser().absolute())
     return resolve({**values, "run": options.run or values.get("run") or path.stem}, str(path))
@@ -124,6 +127,22 @@ def _stage(options: argparse.Namespace) -> int:
     if options.stage == "report":
         export_report(run / "report.ipynb", run)
     print(os.path.relpath(run / f"{options.stage}.ipynb"))
+    return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    if options.repeats < 1:
+        raise UserError(f"repeats: expected at least 1, found {options.repeats}")
+    from cddpm_core.bench import run_bench
+    from cddpm_core.runs import Run
+
+    out = Run("bench")
+    for name, found in run_bench(Run(options.run), out, repeats=options.repeats).items():
+        if isinstance(found, dict) and "ratio" in found:
+            ratio = found["ratio"]
+            print(f"{name}: {ratio['median']:.1f}x ({ratio['least']:.1f} to "
+                  f"{ratio['greatest']:.1f}); {found['what']}")
+    print(os.path.relpath(out / "bench.json"))
     return 0
 
 

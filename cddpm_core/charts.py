@@ -118,7 +118,7 @@ def _plot_loss(axis: Any, history: Sequence[Mapping[str, Any]], label: str | Non
         look = {"label": label} if label else {"color": BLUE, "linestyle": "-"}
         axis.plot(epochs, _smooth(losses), marker="o" if len(lines) == 1 else None, **look)
         axis.set_yscale("log")
-    axis.set(title="Training loss", xlabel="epoch", ylabel="mean squared error")
+    axis.set(title="Training loss", xlabel="epoch", ylabel="weighted squared error")
 
 
 def _plot_accuracy(axis: Any, history: Sequence[Mapping[str, Any]], metric: str,

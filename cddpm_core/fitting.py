@@ -94,22 +94,24 @@ def _error(objects: Sequence[Placed], truth: np.ndarray) -> float:
 
 def _refine(others: Sequence[Placed], placed: Placed, truth: np.ndarray) -> Placed:
     """Return the object at the place and rotation nearby that suit the frame best."""
-    name, x, y, rotation = placed
-    start = np.array([x, y, rotation])
-    steps = np.diag([0.3, 0.4, 0.4 if name.endswith("cube") else 0.0])
-    simplex = np.vstack([start, start + steps[: 3 if name.endswith("cube") else 2]])
-    used = len(simplex) - 1
+    name, *start = placed
+    steps = [0.3, 0.4, 0.4] if name.endswith("cube") else [0.3, 0.4]  # only a cube's turn shows
+    free = len(steps)
+
+    def with_values(values: np.ndarray) -> Placed:
+        return (name, *map(float, values), *start[free:])
 
     def cost(values: np.ndarray) -> float:
-        moved = np.append(values, [rotation] * (3 - used))
-        if abs(moved[0]) > 12 or not 3 - CAMERA[0] < moved[1] < 30:
+        if abs(values[0]) > 12 or not 3 - CAMERA[0] < values[1] < 30:
             return math.inf
-        return _error([*others, (name, *map(float, moved))], truth)
+        return _error([*others, with_values(values)], truth)
 
-    best = minimize(cost, start[:used], method="Nelder-Mead",
-                    options={"initial_simplex": simplex[:, :used], "maxfev": 90,
-                             "xatol": 0.01, "fatol": 1e-3}).x
-    return (name, *map(float, np.append(best, [rotation] * (3 - used))))
+    first = np.array(start[:free])
+    simplex = np.vstack([first, first + np.diag(steps)])
+    found = minimize(cost, first, method="Nelder-Mead",
+                     options={"initial_simplex": simplex, "maxfev": 90, "xatol": 0.01,
+                              "fatol": 1e-3})
+    return with_values(found.x)
 
 
 def _largest_difference(drawn: np.ndarray, truth: np.ndarray) -> tuple[float, float] | None:
@@ -133,7 +135,7 @@ def compare_folder(folder: str | Path, most: int = 6) -> list[Comparison]:
 
     With a ``train.json`` its first images are taken and its labels say what they show;
     otherwise all 4:3 images in the order of their names. A frame is taken to continue
-    the scene before it if that brings the render nearer. Raises `UserError` if there is
+    the scene before it if that already explains it. Raises `UserError` if there is
     no such image.
     """
     folder = Path(folder).expanduser()
@@ -146,8 +148,10 @@ def compare_folder(folder: str | Path, most: int = 6) -> list[Comparison]:
     found: list[Comparison] = []
     before: tuple[Placed, ...] = ()
     for name, names in wanted:
+        if len(found) == most:
+            break
         frame = _read_frame(folder, name)
-        if frame is None or len(found) == most:
+        if frame is None:
             continue
         fits = before and (names is None or {o[0] for o in before} <= set(names))
         seen = _comparison(name, frame, fit_objects(frame, names, before)) if fits else None
@@ -170,7 +174,7 @@ def _read_frame(folder: Path, name: str) -> np.ndarray | None:
             if abs(picture.width * 3 - picture.height * 4) > 8:
                 return None
             small = picture.convert("RGB").resize((WIDTH, HEIGHT), Image.Resampling.BILINEAR)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # Pillow has many
         raise UserError(f"{path}: not a readable image ({type(error).__name__})") from None
     return np.asarray(small)
 

@@ -23,6 +23,7 @@ from papermill.exceptions import PapermillExecutionError
 from cddpm_core.data import check_folder
 from cddpm_core.errors import UserError, did_you_mean
 from cddpm_core.evaluator import load_official
+from cddpm_core.lock import locked
 from cddpm_core.params import Params
 from cddpm_core.runs import HEADLESS, Run, project_root
 from cddpm_core.training import DATA_KEYS, TRAIN_KEYS, read_checkpoint
@@ -57,13 +58,23 @@ def run_stages(names: Sequence[str], params: Params, *, force: bool = False) -> 
 
     With ``force`` finished stages are run again; a training that is complete
     still is not repeated. Raises `UserError` with the sentence of the notebook
-    that failed; what the stages before it computed is kept.
+    that failed; what the stages before it computed is kept. Another process that
+    works in the run's folder is named in a `UserError` before anything is touched.
     """
     run = Run(params.run)
     if params.data:
         check_folder(params.data)
     if params.evaluator:
         load_official(Path(params.evaluator).expanduser())
+    if params.reference and not Path(params.reference).expanduser().is_dir():
+        raise UserError(f"reference: {params.reference} is not a folder, expected one with real "
+                        "frames")
+    with locked(run.folder):
+        _run_stages(names, params, run, force)
+    return run
+
+
+def _run_stages(names: Sequence[str], params: Params, run: Run, force: bool) -> None:
     if "train" in names:
         _set_other_training_aside(run, params)
     run.write_params(params)
@@ -77,12 +88,12 @@ def run_stages(names: Sequence[str], params: Params, *, force: bool = False) -> 
             print(f"{name}: finished before, in {before['seconds']:.0f} s", flush=True)
             continue
         print(f"{name}: running", flush=True)
+        run.write_params(params)  # a notebook run beside this may have left its own
         with run.stage(name, key=keys[name]):
             _execute(notebook, run / f"{name}.ipynb", params)
         seconds = run.read("status.json")["stages"][name]["seconds"]
         print(f"{name}: done in {seconds:.0f} s", flush=True)
         _write_total(run)
-    return run
 
 
 def _write_total(run: Run) -> None:
@@ -94,6 +105,9 @@ def _key(notebook: Path, params: Params, needs: list[str]) -> str:
     """A hash of all that a stage depends on."""
     inputs = {"notebook": _sha256(notebook), "params": _declared(notebook, params),
               "needs": needs}
+    if params.reference:
+        frames = sorted(Path(params.reference).expanduser().rglob("*.png"))[:100]
+        inputs["reference"] = [(path.name, path.stat().st_mtime_ns) for path in frames]
     if params.data:
         inputs["data"] = _sha256(Path(params.data).expanduser() / "train.json")
     if params.evaluator:

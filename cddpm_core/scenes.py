@@ -32,8 +32,8 @@ from cddpm_core.render import (
     render_frames,
     visible_pixels,
 )
+from cddpm_core.runs import atomic, write_json
 from cddpm_core.runs import progress as progress_bar
-from cddpm_core.runs import write_json
 
 __all__ = [
     "MAX_OBJECTS",
@@ -187,7 +187,9 @@ def render_dataset(
         scene = sample_scene(rng, frames)
         stage = _stage(rng, light_jitter)
         for frame, image in enumerate(render_frames(_plain(scene), first=1, stage=stage)):
-            (images / file_name(index, frame)).write_bytes(_png(image))
+            # Another run may be reading this very folder, having rendered the same scenes.
+            with atomic(images / file_name(index, frame)) as temporary:
+                temporary.write_bytes(_png(image))
         return [[o.name for o in scene[: frame + 1]] for frame in range(frames)]
 
     labels = _map(draw, num_scenes, workers, progress, "rendering")

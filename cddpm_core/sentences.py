@@ -61,8 +61,9 @@ def _holdout_text(data: Mapping[str, Any]) -> str:
     if not data.get("left_out"):
         return ""
     return (f" The {count(data['left_out'])} images whose label set is in "
-            f"{listed([code(name + '.json') for name in CONDITION_FILES])} were **left out of "
-            "training**: the accuracies below are of combinations never seen together.")
+            f"{' or '.join(code(name + '.json') for name in CONDITION_FILES)} were **left out of "
+            "training**: no training image shows exactly what is asked for below, though images "
+            "that show it beside other objects were kept.")
 
 
 @needs("data")

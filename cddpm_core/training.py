@@ -23,6 +23,7 @@ from diffusers.training_utils import EMAModel
 
 from cddpm_core.data import IclevrDataset
 from cddpm_core.errors import UserError
+from cddpm_core.lock import locked
 from cddpm_core.model import ClassConditionedUnet, load_model, make_model
 from cddpm_core.optim import lr_factor, make_optimizers
 from cddpm_core.params import Params
@@ -202,7 +203,14 @@ def train(params: Params, dataset: IclevrDataset, run: Run, *,
 
     Returns ``images_per_second``, ``seconds``, ``steps``, ``images``, ``loss``
     (mean of the last lines), ``parameters`` and whether training is ``finished``.
+    Raises `UserError` if another process works in the run's folder.
     """
+    with locked(run.folder):
+        return _train(params, dataset, run, evaluate)
+
+
+def _train(params: Params, dataset: IclevrDataset, run: Run,
+           evaluate: Callable[..., dict[str, Any]] | None) -> dict[str, Any]:
     trainer = Trainer(params, dataset)
     checkpoint = run / "checkpoint.pt"
     if checkpoint.exists():

@@ -137,7 +137,7 @@ def test_a_damaged_checkpoint_is_refused_before_any_work(capsys, outputs):
     run.folder.mkdir(parents=True)
     (run / "checkpoint.pt").write_bytes(b"hello")
     assert "checkpoint.pt: not a readable checkpoint" in refused(capsys, "report")
-    assert [path.name for path in run.folder.iterdir()] == ["checkpoint.pt"]
+    assert {path.name for path in run.folder.iterdir()} <= {"checkpoint.pt", ".lock"}
 
 
 def read(*arguments) -> Params:
@@ -206,3 +206,27 @@ def test_help_names_the_commands():
                           capture_output=True, text=True)
     assert done.returncode == 0
     assert all(word in done.stdout for word in ("report", "stage", "lab", "test"))
+
+
+def test_bench_prints_each_ratio_and_where_they_are(capsys, outputs, monkeypatch):
+    from cddpm_core import bench
+
+    part = {"ratio": {"median": 2.25, "least": 2.0, "greatest": 3.0}, "what": "this against that"}
+    monkeypatch.setattr(bench, "run_bench", lambda run, out, repeats: {
+        "training_vs_plain_loop": part, "repeats": repeats, "made_with": {"torch": "2"}})
+    assert main(["bench", "--run", "mine", "--repeats", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "training_vs_plain_loop: 2.2x (2.0 to 3.0); this against that" in printed
+    assert "bench.json" in printed
+    assert "expected at least 1, found 0" in refused(capsys, "bench", "--repeats", "0")
+
+
+def test_reference_is_checked_before_any_work(capsys, outputs):
+    words = refused(capsys, "report", "-p", "reference", "/no/such/frames")
+    assert "reference: /no/such/frames is not a folder" in words
+    assert not outputs.exists()
+
+
+def test_reference_is_found_from_where_the_command_was_typed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert read("-p", "reference", "frames").reference == str(tmp_path / "frames")

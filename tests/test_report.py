@@ -165,6 +165,7 @@ def test_both_have_the_numbers_of_the_metrics(exported, finished):
         assert "0.988" in text and "39,488" in text and "3.21 images a second" in text
         assert "by 0.250 (18 of 72 objects)" in text
         assert "7 images whose label set" in text and "left out of training" in text
+        assert "no training image shows exactly" in text
         assert "3 objects were found by fitting" in text and "at most 1.74 of 255" in text
         assert "at most 3.26 inside" in text and "real_<0>.png" in text
         assert "2,188" in text and "31 of 32" in text
