@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from cddpm_core.render import CAMERA, HEIGHT, RADIUS, WIDTH, object_box, project
 __all__ = ["Comparison", "compare_folder", "fit_objects", "unproject"]
 
 _SMALLEST = 60  # pixels at 320x240; a smaller leftover is no object
-_ALIKE = 3.0  # mean difference, of 255, up to which a frame continues the scene before it
+_MORE = 0.5  # of 255: by how much a frame of the same scene may differ more than the one before
 _FAR_AWAY = ("gray sphere", 0.0, 2000.0, 0.0)  # what an empty ground is drawn with
 Placed = tuple[str, float, float, float]
 
@@ -155,7 +156,8 @@ def compare_folder(folder: str | Path, most: int = 6) -> list[Comparison]:
             continue
         fits = before and (names is None or {o[0] for o in before} <= set(names))
         seen = _comparison(name, frame, fit_objects(frame, names, before)) if fits else None
-        if seen is None or seen.difference > _ALIKE:
+        if (seen is None or _overlapping(seen.objects)
+                or seen.difference > found[-1].difference + _MORE):
             alone = _comparison(name, frame, fit_objects(frame, names))
             seen = min((s for s in (seen, alone) if s), key=lambda s: s.difference)
         found.append(seen)
@@ -163,6 +165,11 @@ def compare_folder(folder: str | Path, most: int = 6) -> list[Comparison]:
     if not found:
         raise UserError(f"reference: no 4:3 image in {folder}, expected real frames of 320x240")
     return found
+
+
+def _overlapping(objects: Sequence[Placed]) -> bool:
+    """Whether one object stands inside another: a sign of a scene that is another one."""
+    return any(math.dist(a[1:3], b[1:3]) < RADIUS for a, b in combinations(objects, 2))
 
 
 def _read_frame(folder: Path, name: str) -> np.ndarray | None:

@@ -101,8 +101,9 @@ def test_papermill_alone_runs_a_notebook_into_the_folder_it_is_given(smoke, outp
     assert json.loads((target.parent / "metrics.json").read_text())["data"]["images"] == 360
 
 
-def test_data_notebook_compares_and_leaves_out_as_asked(outputs):
+def test_data_notebook_compares_and_leaves_out_as_asked(smoke, outputs):
     shown = next((outputs / "cache/data").glob("heldout-*"))
+    (outputs / "asked").mkdir()
     done = command(outputs, "papermill", "notebooks/data.ipynb", outputs / "asked/data.ipynb",
                    "-f", "params/smoke.yaml", "-p", "reference", shown,
                    "-p", "holdout", "test_conditions")
