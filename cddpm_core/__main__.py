@@ -147,7 +147,9 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _lab(options: argparse.Namespace) -> int:
-    return subprocess.call([sys.executable, "-m", "jupyter", "lab"],
+    # In a container one is root, whom Jupyter turns away unless told.
+    root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    return subprocess.call([sys.executable, "-m", "jupyter", "lab", *root],
                            cwd=project_root() / "notebooks")
 
 

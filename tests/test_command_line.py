@@ -230,3 +230,14 @@ def test_reference_is_checked_before_any_work(capsys, outputs):
 def test_reference_is_found_from_where_the_command_was_typed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert read("-p", "reference", "frames").reference == str(tmp_path / "frames")
+
+
+@pytest.mark.parametrize(("user", "more"), [(0, ["--allow-root"]), (1000, [])])
+def test_lab_opens_on_the_notebooks_also_for_root(monkeypatch, user, more):
+    seen = {}
+    monkeypatch.setattr(os, "geteuid", lambda: user, raising=False)
+    monkeypatch.setattr(subprocess, "call",
+                        lambda command, cwd: seen.update(command=command, cwd=cwd) or 0)
+    assert main(["lab"]) == 0
+    assert seen["command"][1:] == ["-m", "jupyter", "lab", *more]
+    assert seen["cwd"] == ROOT / "notebooks"
