@@ -5,6 +5,7 @@ A sentence that states a result can so not disagree with its table.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -114,10 +115,11 @@ def model_text(facts: Facts) -> str:
 
 def schedule_text(params: Params) -> str:
     """Return the noise schedule and the timesteps trained on."""
+    median = params.num_train_timesteps / (1 + math.exp(-params.timestep_shift))
     drawn = ("uniformly from all of 0, …, T − 1" if params.timestep_sampling == "uniform" else
              rf"as $\lfloor T\,\sigma(z)\rfloor$ with $z \sim \mathcal{{N}}"
-             rf"({params.timestep_shift:g}, 1)$ and the logistic function $\sigma$, which favours "
-             "middle noise levels")
+             rf"({params.timestep_shift:g}, 1)$ and the logistic function $\sigma$, whose "
+             f"median is t = {median:.0f}")
     return (f"The schedule is {code(params.beta_schedule)} with T = "
             f"{params.num_train_timesteps}. Timesteps are drawn {drawn}.\n")
 
