@@ -1,4 +1,4 @@
-"""The class-conditioned U-Net: diffusers' U-Nets and what turns a label into their condition.
+"""The class-conditioned U-Net: diffusers' U-Nets or a `UViT`, and what makes a label a condition.
 
 What embeds the label is a module beside the U-Net rather than a replacement of
 its ``class_embedding``: a replaced one is dropped on save without an error.
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from cddpm_core.errors import UserError
 from cddpm_core.labels import OBJECTS
 from cddpm_core.params import Params
+from cddpm_core.uvit import UViT
 
 __all__ = ["ClassConditionedUnet", "load_model", "make_model"]
 
@@ -46,6 +47,10 @@ class ClassConditionedUnet(ModelMixin, ConfigMixin):
             attention layers of a `UNet2DConditionModel` read beside the
             image's own places (joint attention, as in Nichol et al. 2022),
             so that a colour and its shape come as one.
+        backbone: ``unet`` for the above, ``u_vit`` for a `UViT` whose levels
+            have the same widths and whose last level is a transformer, which
+            the object tokens join as members of its sequence.
+        transformer_blocks: blocks of the `UViT`'s transformer.
 
     The buffers ``pixel_mean`` (3, H, W) and ``pixel_scale`` () say how images
     in [-1, 1] become the x_0 the network is trained on; see `standardise`.
@@ -57,32 +62,37 @@ class ClassConditionedUnet(ModelMixin, ConfigMixin):
                  channels: Sequence[int] = (1, 1, 2, 2, 4, 4), layers_per_block: int = 2,
                  image_size: int = 64, patch_size: int = 1, time_scale_shift: str = "default",
                  attention_head_dim: int = 8, conditioning: str = "class_embedding",
-                 max_objects: int = 3) -> None:
+                 max_objects: int = 3, backbone: str = "unet",
+                 transformer_blocks: int = 4) -> None:
         super().__init__()
         width = class_emb_size // 4
         pixels = 3 * patch_size**2
         tokens = conditioning == "object_tokens"
-        attention = "SimpleCrossAttn" if tokens else "Attn"
-        names = [f"{attention if b else ''}%sBlock2D" for b in blocks]
-        same = {
-            "sample_size": image_size // patch_size, "in_channels": pixels, "out_channels": pixels,
-            "down_block_types": [name % "Down" for name in names],
-            "up_block_types": [name % "Up" for name in reversed(names)],
-            "block_out_channels": [width * c for c in channels],
-            "layers_per_block": layers_per_block, "norm_num_groups": math.gcd(32, width),
-            "resnet_time_scale_shift": time_scale_shift, "class_embed_type": "identity",
-            "attention_head_dim": attention_head_dim,
-        }
         self.class_embedding = nn.Linear(num_classes, class_emb_size)
         if tokens:
-            token_size = class_emb_size // 2
+            token_size = channels[-1] * width if backbone == "u_vit" else class_emb_size // 2
             self.object_tokens = nn.Parameter(0.3 * torch.randn(num_classes, token_size))
             self.null_token = nn.Parameter(0.3 * torch.randn(token_size))
-            self.unet = UNet2DConditionModel(
-                **same, time_embedding_dim=class_emb_size, cross_attention_dim=token_size,
-                mid_block_type="UNetMidBlock2DSimpleCrossAttn")
+        if backbone == "u_vit":
+            self.unet = UViT(pixels, image_size // patch_size, [width * c for c in channels],
+                             layers_per_block, transformer_blocks, class_emb_size,
+                             attention_head_dim, math.gcd(32, width), time_scale_shift)
         else:
-            self.unet = UNet2DModel(**same, time_embedding_dim=class_emb_size)
+            attention = "SimpleCrossAttn" if tokens else "Attn"
+            names = [f"{attention if b else ''}%sBlock2D" for b in blocks]
+            same = {
+                "sample_size": image_size // patch_size, "in_channels": pixels,
+                "out_channels": pixels, "layers_per_block": layers_per_block,
+                "down_block_types": [name % "Down" for name in names],
+                "up_block_types": [name % "Up" for name in reversed(names)],
+                "block_out_channels": [width * c for c in channels],
+                "norm_num_groups": math.gcd(32, width), "class_embed_type": "identity",
+                "resnet_time_scale_shift": time_scale_shift,
+                "time_embedding_dim": class_emb_size, "attention_head_dim": attention_head_dim,
+            }
+            self.unet = UNet2DModel(**same) if not tokens else UNet2DConditionModel(
+                **same, cross_attention_dim=token_size,
+                mid_block_type="UNetMidBlock2DSimpleCrossAttn")
         self.register_buffer("pixel_mean", torch.zeros(3, image_size, image_size))
         self.register_buffer("pixel_scale", torch.ones(()))
 
@@ -97,11 +107,13 @@ class ClassConditionedUnet(ModelMixin, ConfigMixin):
                 for no condition.
         """
         patch = self.config.patch_size
-        tokens = {}
-        if self.config.conditioning == "object_tokens":
-            tokens["encoder_hidden_states"] = self._tokens(labels)
-        output = self.unet(F.pixel_unshuffle(x_t, patch), timesteps,
-                           class_labels=self.class_embedding(labels), **tokens).sample
+        features, emb = F.pixel_unshuffle(x_t, patch), self.class_embedding(labels)
+        tokens = self._tokens(labels) if self.config.conditioning == "object_tokens" else None
+        if self.config.backbone == "u_vit":
+            output = self.unet(features, timesteps, emb, tokens)
+        else:
+            named = {} if tokens is None else {"encoder_hidden_states": tokens}
+            output = self.unet(features, timesteps, class_labels=emb, **named).sample
         return F.pixel_shuffle(output, patch)
 
     def _tokens(self, labels: torch.Tensor) -> torch.Tensor:
@@ -132,7 +144,8 @@ def make_model(params: Params) -> ClassConditionedUnet:
             class_emb_size=params.class_emb_size, blocks=params.blocks, channels=params.channels,
             layers_per_block=params.layers_per_block, image_size=params.image_size,
             patch_size=params.patch_size, time_scale_shift=params.time_scale_shift,
-            attention_head_dim=params.attention_head_dim, conditioning=params.conditioning)
+            attention_head_dim=params.attention_head_dim, conditioning=params.conditioning,
+            backbone=params.backbone, transformer_blocks=params.transformer_blocks)
 
 
 def load_model(folder: str | Path) -> ClassConditionedUnet:

@@ -11,6 +11,10 @@ from cddpm_core.params import Params
 
 __all__ = ["KernelMuon", "lr_factor", "make_optimizers"]
 
+# Layers whose rows are not alike, or that few images touch: AdamW's, not Muon's.
+OUTER = {"conv_in", "conv_out", "class_embedding", "time_embedding", "object_tokens",
+         "positions", "downsample", "upsample"}
+
 
 class KernelMuon(torch.optim.Muon):
     """torch's Muon on kernels of two or more dimensions, each seen as (out, in * kh * kw).
@@ -40,8 +44,8 @@ def make_optimizers(model: nn.Module, params: Params) -> list[torch.optim.Optimi
     """Return the optimisers that together train all weights of the model.
 
     ``adam`` and ``adamw`` are one optimiser; ``muon`` trains the inner
-    matrices and kernels, object tokens included, and AdamW the rest: biases,
-    norms, the class embedding, and the first and last layers, whose rows are not alike.
+    matrices and kernels, and AdamW the rest: biases, norms, embeddings, and the
+    first and last layers.
     """
     if params.optimizer == "adam":
         return [torch.optim.Adam(model.parameters(), lr=params.learning_rate)]
@@ -50,8 +54,8 @@ def make_optimizers(model: nn.Module, params: Params) -> list[torch.optim.Optimi
         return [torch.optim.AdamW(model.parameters(), **adamw)]
     inner, rest = [], []
     for name, weight in model.named_parameters():
-        outer = any(part in name for part in ("conv_in", "conv_out", "class_embedding"))
-        (rest if outer or weight.ndim < 2 else inner).append(weight)
+        outer = weight.ndim < 2 or not OUTER.isdisjoint(name.split("."))
+        (rest if outer else inner).append(weight)
     return [KernelMuon(inner, lr=params.muon_learning_rate, weight_decay=0.0),
             torch.optim.AdamW(rest, **adamw)]
 

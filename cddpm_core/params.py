@@ -55,13 +55,16 @@ class Params:
     evaluator_epochs: int = _key(4, "epochs the stand-in trains for", low=1)
 
     class_emb_size: int = _key(256, "width of the class and time embedding", low=8)
+    backbone: str = _key("u_vit", "network: a U-Net, or one with a transformer at its core",
+                         choices=("unet", "u_vit"))
+    transformer_blocks: int = _key(4, "blocks of the transformer of u_vit", low=1)
     conditioning: str = _key("object_tokens", "how the label enters the network",
                              choices=("class_embedding", "object_tokens"))
     blocks: list[int] = _key([0, 1], "per level: 0 plain, 1 with attention; up side mirrored",
                              low=0, high=1)
-    channels: list[int] = _key([1, 2], "per level: width in multiples of class_emb_size // 4",
+    channels: list[int] = _key([1, 3], "per level: width in multiples of class_emb_size // 4",
                                low=1)
-    layers_per_block: int = _key(1, "residual layers a level", low=1)
+    layers_per_block: int = _key(2, "residual layers a level", low=1)
     patch_size: int = _key(4, "pixel-unshuffle factor at the input; 1: none", low=1)
     time_scale_shift: str = _key("scale_shift", "how the embedding enters a residual layer",
                                  choices=("default", "scale_shift"))
@@ -108,7 +111,7 @@ class Params:
 
     denoise_steps: int = _key(12, "moments shown of the denoising process", low=10)
     experiment_timesteps: int = _key(2000, "T of the timesteps experiment", low=2)
-    experiment_epochs: int = _key(0, "epochs of both its arms; 0: as many as the run itself",
+    experiment_epochs: int = _key(1, "epochs after which its arms are compared; 0: at the end",
                                   low=0)
 
     def __post_init__(self) -> None:
@@ -135,6 +138,9 @@ def _check_together(p: Params) -> None:
         )
     if p.class_emb_size % 4:
         raise UserError(f"class_emb_size: expected a multiple of 4, found {p.class_emb_size}")
+    if p.backbone == "u_vit" and (any(p.blocks[:-1]) or not p.blocks[-1]):
+        raise UserError(f"blocks: u_vit has attention at the last level alone, expected "
+                        f"{[0] * (len(p.blocks) - 1) + [1]}, found {p.blocks}")
     # The innermost level has attention whatever blocks says.
     attending = [c for c, block in zip(p.channels, [*p.blocks[:-1], 1], strict=True) if block]
     width = p.class_emb_size // 4 * math.gcd(*attending)

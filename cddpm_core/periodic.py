@@ -14,8 +14,15 @@ from cddpm_core.figures import grid_image
 from cddpm_core.model import ClassConditionedUnet
 from cddpm_core.params import Params
 from cddpm_core.runs import Run, atomic
+from cddpm_core.training import save_model
 
-__all__ = ["periodic_evaluation"]
+__all__ = ["early_arm", "periodic_evaluation"]
+
+
+def early_arm(run: Run, params: Params, epochs: int) -> Run:
+    """Return the folder of an arm of the timesteps experiment that is stopped after ``epochs``."""
+    return Run(f"T{params.num_train_timesteps}_stopped{epochs}of{params.epochs}",
+               outputs=run / "timesteps")
 
 
 def periodic_evaluation(run: Run, params: Params, evaluator: Evaluator) -> Callable[
@@ -24,7 +31,8 @@ def periodic_evaluation(run: Run, params: Params, evaluator: Evaluator) -> Calla
 
     Called with a model, its scheduler and a name such as ``epoch_003``, it
     draws the test file, writes the grid to ``figures/progress/<name>.png`` and
-    returns ``{"test": {"micro": ..., "macro": ...}}``.
+    returns ``{"test": {"micro": ..., "macro": ...}}``. The model of the epoch
+    ``experiment_epochs`` is kept, as one arm of the timesteps experiment.
     """
     conditions = ConditionDataset("test")
 
@@ -33,6 +41,9 @@ def periodic_evaluation(run: Run, params: Params, evaluator: Evaluator) -> Calla
         images, scored = draw_and_score(model, scheduler, evaluator, conditions, params)
         with atomic(run / f"figures/progress/{name}.png") as temporary:
             grid_image(images).save(temporary, format="png")
+        if params.experiment_epochs and name == f"epoch_{params.experiment_epochs:03d}":
+            save_model(model, scheduler,
+                       early_arm(run, params, params.experiment_epochs).folder)
         return {"test": {"micro": scored["micro"], "macro": scored["macro"]}}
 
     return evaluate

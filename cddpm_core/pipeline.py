@@ -105,6 +105,9 @@ def _key(notebook: Path, params: Params, needs: list[str]) -> str:
     """A hash of all that a stage depends on."""
     inputs = {"notebook": _sha256(notebook), "params": _declared(notebook, params),
               "needs": needs}
+    bench = Run("bench").folder / "bench.json"
+    if notebook.stem == "report" and bench.exists():
+        inputs["bench"] = _sha256(bench)
     if params.reference:
         frames = sorted(Path(params.reference).expanduser().rglob("*.png"))[:100]
         inputs["reference"] = [(path.name, path.stat().st_mtime_ns) for path in frames]

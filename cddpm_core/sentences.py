@@ -98,16 +98,22 @@ def model_text(facts: Facts) -> str:
     enters = ("scales and shifts the normalised features" if p.time_scale_shift == "scale_shift"
               else "is added to the features")
     tokens = p.conditioning == "object_tokens"
-    kind = "UNet2DConditionModel" if tokens else "UNet2DModel"
+    library = "UNet2DConditionModel" if tokens else "UNet2DModel"
+    kind = (f"diffusers' {code(library)}" if p.backbone == "unet" else
+            "a U-ViT: residual convolutions at the finer levels, and at the last one a transformer "
+            f"of {p.transformer_blocks} blocks with self-attention over all places")
+    read = ("the attention layers read these tokens beside the places of the image"
+            if p.backbone == "unet" else "these tokens are members of the transformer's sequence "
+            "beside the places of the image, so that a token can find its place")
     binding = (
-        "In addition every object asked for is a learned token, and the attention layers read "
-        "these tokens beside the places of the image. A token stands for a colour and its shape "
-        "together, which a sum of embeddings does not keep together." if tokens else
+        f"In addition every object asked for is a learned token, and {read}. A token stands for a "
+        "colour and its shape together, which a sum of embeddings does not keep together."
+        if tokens else
         "A summed embedding says which objects there are; which colour belongs to which shape the "
         "network has to keep apart by itself.")
-    return (f"The network is a U-Net with {len(p.blocks)} levels (diffusers' {code(kind)})."
-            f"{patch}{size} The label $y$ goes through a linear layer, and the result is added to "
-            "the embedding of the timestep:\n\n"
+    return (f"The network is a U-Net with {len(p.blocks)} levels ({kind}).{patch}{size} The label "
+            "$y$ goes through a linear layer, and the result is added to the embedding of the "
+            "timestep:\n\n"
             r"$$e = \operatorname{MLP}(\operatorname{sinusoid}(t)) + W y + b .$$"
             f"\n\nIn every residual layer this sum, {p.class_emb_size} wide, {enters}. "
             f"{binding}\n")
@@ -265,8 +271,9 @@ def experiment_text(facts: Facts) -> str:
         findings.append(f"on {code(name + '.json')} it {change}")
     return (f"Training with T = {second['num_train_timesteps']} instead of "
             f"{first['num_train_timesteps']}, all else equal: {listed(findings)}. Both arms are "
-            f"trained for {first['epochs']} epochs, the run itself for {facts.params.epochs}. Each "
-            "is one training with one seed; differences of a few objects are within chance.\n")
+            f"compared after {first['epochs']} of the {facts.params.epochs} epochs of the same "
+            "training. Each is one training with one seed; differences of a few objects are "
+            "within chance.\n")
 
 
 def error_kinds(scored: Mapping[str, Any]) -> dict[str, int]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from cddpm_core.data import FolderFiles
-from cddpm_core.facts import Facts, needs
+from cddpm_core.facts import Facts, evaluator_phrase, needs
 from cddpm_core.labels import COLOURS, CONDITION_FILES, SHAPES
 from cddpm_core.markdown import code, count, duration, escape, share, table
 from cddpm_core.params import FIELDS, Params
 from cddpm_core.runs import headless
 
-__all__ = ["accuracy_table", "comparison_table", "condition_table", "configuration_table",
+__all__ = ["accuracy_table", "bench_table", "comparison_table", "condition_table", "configuration_table",
            "denoising_figures", "figure", "files_table", "label_table", "object_table",
            "provenance_table", "stage_table", "timesteps_grids", "timesteps_table",
            "training_table", "unet_table"]
@@ -189,10 +190,14 @@ def unet_table(params: Params) -> str:
     width, rows = params.class_emb_size // 4, []
     for level, (attention, multiple) in enumerate(zip(params.blocks, params.channels, strict=True)):
         side = params.image_size // params.patch_size // 2**level
-        rows.append([str(level + 1), f"{side} × {side}", str(width * multiple),
-                     f"{params.layers_per_block} down, {params.layers_per_block + 1} up",
+        layers = params.layers_per_block
+        made_of = f"{layers} residual down, {layers + 1} up"
+        if params.backbone == "u_vit":
+            made_of = (f"{params.transformer_blocks} transformer blocks"
+                       if level == len(params.blocks) - 1 else f"{layers} residual down, {layers} up")
+        rows.append([str(level + 1), f"{side} × {side}", str(width * multiple), made_of,
                      "yes" if attention else "no"])
-    return table(["level", "resolution", "channels", "residual layers", "attention"], rows,
+    return table(["level", "resolution", "channels", "layers", "attention"], rows,
                  "Levels of the U-Net, from its actual configuration.")
 
 
@@ -208,6 +213,30 @@ def timesteps_table(facts: Facts) -> str:
     header = ["T", "sampler steps", *(f"{name} {metric}" for name in CONDITION_FILES
                                       for metric in ("micro", "macro")), "loss", "training"]
     return table(header, rows, f"Accuracy with different numbers of timesteps ({facts.origin()}).")
+
+
+def bench_table(bench: Mapping[str, Any]) -> str:
+    """Return the ratios of ``bench.json``, what they compare, and the memory it took."""
+    if not bench:
+        return f"Speed has not been measured here yet: {code('make bench')}.\n"
+    rows = []
+    for name, part in bench.items():
+        if isinstance(part, Mapping) and "ratio" in part:
+            ratio = part["ratio"]
+            rows.append([code(name), escape(part["what"]),
+                         f"{ratio['median']:.3g} ({ratio['least']:.3g} to {ratio['greatest']:.3g})",
+                         " and ".join(f"{peak:,.0f}" for peak in part["peak_mib"].values())])
+    micro = bench["sampling_vs_seed_loop"]["micro"]
+    found = ", ".join(f"{escape(arm.replace('_', ' '))}: {share(value)}"
+                      for arm, value in micro.items() if arm != "evaluator")
+    machine = bench["made_with"]
+    return table(
+        ["ratio", "first arm against second", "times faster, median (range)",
+         "peak memory of both, MiB"], rows,
+        f"Speed of two ways side by side, {bench['repeats']} turns each, measured by "
+        f"{code('make bench')} on {escape(machine['machine'])}. "
+        f"Micro accuracy of the images drawn in {code('sampling_vs_seed_loop')} "
+        f"({evaluator_phrase(micro['evaluator'])}): {found}.", numbers=False)
 
 
 def provenance_table(facts: Facts) -> str:

@@ -31,13 +31,15 @@ from cddpm_core.runs import Run, atomic, progress
 from cddpm_core.sampling import autocast
 from cddpm_core.schedule import draw_timesteps, loss_weight, make_scheduler, target
 
-__all__ = ["Trainer", "device_of", "load_trained", "read_checkpoint", "train"]
+__all__ = ["Trainer", "device_of", "load_trained", "read_checkpoint", "result_at", "save_model",
+           "train"]
 
 LOG_EVERY = 25
 
 # The parameters that make the weights; a checkpoint is resumed only with the same ones.
 # More epochs may be asked for; with a falling learning rate that is not quite one long training.
-TRAIN_KEYS = ("seed", "image_size", "class_emb_size", "conditioning", "blocks", "channels",
+TRAIN_KEYS = ("seed", "image_size", "class_emb_size", "backbone",
+              "transformer_blocks", "conditioning", "blocks", "channels",
               "layers_per_block", "patch_size", "time_scale_shift", "attention_head_dim",
               "standardise", "data_scale", "num_train_timesteps", "beta_schedule",
               "prediction_type", "timestep_sampling", "timestep_shift", "loss_weighting",
@@ -256,15 +258,25 @@ def _train(params: Params, dataset: IclevrDataset, run: Run,
             if time.time() - saved_at > 60 * params.checkpoint_minutes:
                 trainer.save(checkpoint)
                 saved_at = time.time()
-    finished = trainer.step >= trainer.total_steps
     trainer.save(checkpoint)
     save_model(trainer.averaged(), trainer.scheduler, run.folder)
-    recent = [line["loss"] for line in lines if "loss" in line][-8:]
-    return {"images_per_second": round(trainer.step * size / max(trainer.seconds, 1e-9), 2),
-            "seconds": round(trainer.seconds, 1), "steps": trainer.step,
-            "images": trainer.step * size, "loss": sum(recent) / max(1, len(recent)),
+    return {**result_at(run, trainer.step, params),
+            "images_per_second": round(trainer.step * size / max(trainer.seconds, 1e-9), 2),
+            "seconds": round(trainer.seconds, 1),
             "parameters": sum(w.numel() for w in trainer.model.parameters()),
-            "device": str(trainer.device), "finished": finished}
+            "device": str(trainer.device), "finished": trainer.step >= trainer.total_steps}
+
+
+def result_at(run: Run, step: int, params: Params) -> dict[str, Any]:
+    """Return ``steps``, ``images``, ``seconds`` and ``loss`` that a training had at a step.
+
+    They are those of the last line of its history up to there; the loss is the mean of 8 lines.
+    """
+    lines = [line for line in run.history() if "loss" in line and line["step"] <= step]
+    recent = [line["loss"] for line in lines[-8:]]
+    return {"steps": step, "images": step * params.batch_size,
+            "seconds": lines[-1]["seconds"] if lines else 0.0,
+            "loss": sum(recent) / max(1, len(recent))}
 
 
 def _write_history(run: Run, lines: list[dict[str, Any]], append: bool = False) -> None:

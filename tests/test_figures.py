@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from cddpm_core.charts import (
     accuracy_bars,
+    bench_figure,
     experiment_curves,
     image_statistics,
     label_statistics,
@@ -134,3 +135,14 @@ def test_figures_leave_nothing_open_and_no_style_behind(images):
     image_statistics(images)
     assert not plt.get_fignums()
     assert dict(plt.rcParams) == before
+
+
+def test_the_bench_figure_has_a_bar_with_its_range_for_each_ratio():
+    ratio = {"median": 200.0, "least": 150.0, "greatest": 300.0}
+    figure = bench_figure({"a_vs_b": {"ratio": ratio}, "repeats": 3,
+                           "c_vs_d": {"ratio": {**ratio, "median": 2.0}}})
+    axis = figure.axes[0]
+    assert [bar.get_width() for bar in axis.patches] == [200.0, 2.0]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["a vs b", "c vs d"]
+    assert texts(figure) == ["200 ×", "2 ×"] and axis.get_xscale() == "log"
+    plt.close(figure)

@@ -7,6 +7,7 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from cddpm_core.errors import UserError
 from cddpm_core.labels import to_multi_hot
@@ -22,13 +23,24 @@ VARIANTS = {
     "one level": {"blocks": (1,), "channels": (2,), "layers_per_block": 2},
     "tokens": {"blocks": (0, 1), "channels": (1, 2), "patch_size": 2,
                "conditioning": "object_tokens"},
+    "u_vit": {"blocks": (0, 0, 1), "channels": (1, 1, 2), "patch_size": 2, "backbone": "u_vit",
+              "layers_per_block": 2, "time_scale_shift": "scale_shift"},
+    "u_vit with tokens": {"blocks": (0, 1), "channels": (1, 2), "patch_size": 4,
+                          "backbone": "u_vit", "conditioning": "object_tokens",
+                          "transformer_blocks": 2},
+    "transformer alone": {"blocks": (1,), "channels": (2,), "patch_size": 8, "backbone": "u_vit",
+                          "conditioning": "object_tokens"},
 }
 
 
 def small(name: str, seed: int = 0, **changes) -> ClassConditionedUnet:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return ClassConditionedUnet(**{**SMALL, **VARIANTS[name], **changes}).eval()
+        model = ClassConditionedUnet(**{**SMALL, **VARIANTS[name], **changes}).eval()
+        for weight in model.unet.parameters():
+            if not weight.any() and weight.ndim > 1:
+                nn.init.normal_(weight, std=0.1)  # a new U-ViT has its gates at zero
+    return model
 
 
 def batch(count: int = 2, size: int = 32):
@@ -176,7 +188,8 @@ def test_a_model_of_the_parameters_has_their_structure(tiny):
     config = make_model(tiny.replace(layers_per_block=2, conditioning="class_embedding",
                                      time_scale_shift="default")).config
     for key in ("class_emb_size", "layers_per_block", "image_size", "patch_size",
-                "time_scale_shift", "attention_head_dim", "conditioning"):
+                "time_scale_shift", "attention_head_dim", "conditioning", "backbone",
+                "transformer_blocks"):
         expected = {"layers_per_block": 2, "conditioning": "class_embedding",
                     "time_scale_shift": "default"}.get(key, getattr(tiny, key))
         assert config[key] == expected, key
@@ -185,13 +198,14 @@ def test_a_model_of_the_parameters_has_their_structure(tiny):
 
 @given(st.sampled_from([8, 12, 32, 40, 64, 100]), st.integers(1, 40),
        st.lists(st.tuples(st.integers(0, 1), st.integers(1, 3)), min_size=1, max_size=3),
-       st.sampled_from(["class_embedding", "object_tokens"]))
-@settings(max_examples=25, deadline=None)
-def test_parameters_that_are_accepted_make_a_network_that_runs(size, head, levels, conditioning):
+       st.sampled_from(["class_embedding", "object_tokens"]), st.sampled_from(["unet", "u_vit"]))
+@settings(max_examples=40, deadline=None)
+def test_parameters_that_are_accepted_make_a_network_that_runs(size, head, levels, conditioning,
+                                                               backbone):
     try:
         params = Params(class_emb_size=size, attention_head_dim=head, patch_size=8,
                         blocks=[b for b, _ in levels], channels=[c for _, c in levels],
-                        conditioning=conditioning)
+                        conditioning=conditioning, backbone=backbone)
     except UserError:
         return
     with torch.no_grad():
@@ -200,11 +214,18 @@ def test_parameters_that_are_accepted_make_a_network_that_runs(size, head, level
 
 
 @pytest.mark.parametrize("values", [
-    {"class_emb_size": 32}, {"attention_head_dim": 48}, {"attention_head_dim": 256},
-    {"blocks": [1, 1], "attention_head_dim": 128}])
+    {"class_emb_size": 32, "attention_head_dim": 64}, {"attention_head_dim": 128},
+    {"backbone": "unet", "blocks": [1, 1], "attention_head_dim": 128}])
 def test_heads_that_do_not_divide_their_level_are_one_sentence(values):
     with pytest.raises(UserError, match="attention_head_dim: expected a divisor of"):
         resolve(values)
+
+
+@pytest.mark.parametrize("blocks", [[0, 0], [1, 1], [1, 0]])
+def test_attention_elsewhere_than_in_the_transformer_is_one_sentence(blocks):
+    with pytest.raises(UserError, match=r"blocks: u_vit has attention at the last level alone, "
+                                        r"expected \[0, 1\]"):
+        resolve({"blocks": blocks})
 
 
 def test_labels_with_more_objects_than_tokens_are_one_sentence():
@@ -215,9 +236,10 @@ def test_labels_with_more_objects_than_tokens_are_one_sentence():
     small("tokens", max_objects=4).check_labels(labels)
 
 
+@pytest.mark.parametrize("name", ["tokens", "u_vit with tokens", "transformer alone"])
 @torch.no_grad()
-def test_a_token_model_sees_every_object_of_a_label():
-    model = small("tokens")
+def test_a_token_model_sees_every_object_of_a_label(name):
+    model = small(name)
     # Left alone, the tokens must tell the labels apart.
     model.class_embedding.weight.zero_()
     x_t, timesteps, _ = batch(1)

@@ -51,6 +51,16 @@ def execute(run):
     return run
 
 
+BENCH = {
+    **{name: {"what": f"way one of {name} | against way two",
+              "ratio": {"median": 12.5, "least": 11.75, "greatest": 13.25},
+              "seconds": {"one": [2.0], "two": [1.0]}, "peak_mib": {"one": 1234.5, "two": 678.0}}
+       for name in ("rendering", "training_vs_plain_loop", "sampling_vs_seed_loop")},
+    "repeats": 3, "made_with": {"machine": "a processor, 2 cores, 24 GiB"}}
+BENCH["sampling_vs_seed_loop"]["micro"] = {
+    "evaluator": EVALUATOR, "ours": 0.8125, "seed_loop, first 2": 0.5}
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A run with made-up measurements in all its files, and its executed report."""
@@ -75,6 +85,7 @@ def finished(tmp_path_factory):
         "timesteps": {"objects": {"test": 72, "new_test": 84}, "arms": arms},
     })
     write_json(run / "scores.json", scores)
+    write_json(run.outputs / "bench/bench.json", BENCH)
     run.set_stage("train", "done", seconds=754.2)
     for name, images in grids.items():
         (run / "figures").mkdir(exist_ok=True)
@@ -134,7 +145,7 @@ def test_html_asks_no_host_for_anything(exported):
 def test_html_has_every_figure_with_alt_text_and_caption(exported, finished):
     page = Page(exported[0])
     images = page.of("img")
-    assert len(images) == len(list((finished / "figures").glob("*.png"))) == 6
+    assert len(images) == len(list((finished / "figures").glob("*.png"))) == 7
     assert len(page.of("figcaption")) == len(page.of("figure")) == len(images)
     for image in images:
         assert "rendered scenes" in image["alt"] and "0.988 micro on held-out" in image["alt"]
@@ -170,6 +181,8 @@ def test_both_have_the_numbers_of_the_metrics(exported, finished):
         assert "at most 3.26 inside" in text and "real_<0>.png" in text
         assert "2,188" in text and "31 of 32" in text
         assert DATA["sha256"] in text and EVALUATOR["sha256"] in text
+        assert "12.5 (11.8 to 13.2)" in text and "1,234 and 678" in text
+        assert "a processor, 2 cores, 24 GiB" in text and "ours: 0.812" in text
 
 
 def test_pdf_is_typeset_with_contents_headings_and_page_numbers(exported):
@@ -179,7 +192,7 @@ def test_pdf_is_typeset_with_contents_headings_and_page_numbers(exported):
     assert document[len(document) - 1].get_textpage().get_text_range().split()[-1] == str(
         len(document))
     for heading in ("Contents", "1 Introduction", "2.3 Noise schedule", "4 Results", "Figure 1.",
-                    "7 Discussion", "Table 1.", "References", "Appendix: provenance"):
+                    "7 Speed", "8 Discussion", "Table 1.", "References", "Appendix: provenance"):
         assert heading in text
     assert "\\frac" not in text and "$" not in text.replace("$5", "")
 
