@@ -2,6 +2,7 @@ PARAMS ?= params/quick.yaml
 RUN ?=
 DATA ?=
 EVALUATOR ?=
+SEEDS ?= 0 1 2
 
 VENV := .venv
 READY := $(VENV)/.ready
@@ -9,13 +10,19 @@ CDDPM := $(VENV)/bin/python -m cddpm_core
 OPTIONS = --params "$(PARAMS)" $(if $(RUN),--run "$(RUN)") $(if $(DATA),--data "$(DATA)") \
 	$(if $(EVALUATOR),--evaluator "$(EVALUATOR)")
 
-.PHONY: report stage bench lab test env clean-env
+.PHONY: report stage seeds ablations bench lab test env clean-env
 
 report: $(READY)
 	$(CDDPM) report $(OPTIONS)
 
 stage: $(READY)
 	$(CDDPM) stage $(STAGE) $(OPTIONS)
+
+seeds: $(READY)
+	$(CDDPM) sweep "$(PARAMS)" --seeds $(SEEDS)
+
+ablations: $(READY)
+	$(CDDPM) sweep "$(PARAMS)" params/ablations/*.yaml --seeds $(SEEDS)
 
 bench: $(READY)
 	$(CDDPM) bench $(if $(RUN),--run "$(RUN)")

@@ -56,6 +56,13 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("-p", dest="changes", nargs=2, action="append", default=[],
                              metavar=("KEY", "VALUE"), help="change one parameter")
         command.add_argument("--force", action="store_true", help="run finished stages again")
+    command = add("sweep", _sweep, "train and evaluate several presets, and report the first")
+    command.add_argument("files", nargs="+", metavar="FILE", help="params files, the first one "
+                         "with the report")
+    command.add_argument("--seeds", type=int, nargs="+", default=[], metavar="SEED",
+                         help="seeds of each; default: its own")
+    command.add_argument("-p", dest="changes", nargs=2, action="append", default=[],
+                         metavar=("KEY", "VALUE"), help="change one parameter in all of them")
     command = add("bench", _bench, "measure speed as ratios, with the network of a trained run")
     command.add_argument("--run", default="quick", help="the trained run")
     command.add_argument("--repeats", type=int, default=3, help="turns of each arm")
@@ -127,6 +134,20 @@ def _stage(options: argparse.Namespace) -> int:
     if options.stage == "report":
         export_report(run / "report.ipynb", run)
     print(os.path.relpath(run / f"{options.stage}.ipynb"))
+    return 0
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    presets = []
+    for file in options.files:
+        one = argparse.Namespace(params=file, run="", changes=options.changes)
+        presets.append(_params(one))
+    from cddpm_core.report import export_report
+    from cddpm_core.sweep import run_sweep
+
+    run = run_sweep(presets, options.seeds)
+    html, pdf = export_report(run / "report.ipynb", run)
+    print(os.path.relpath(html), os.path.relpath(pdf), sep="\n")
     return 0
 
 

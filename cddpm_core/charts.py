@@ -12,13 +12,15 @@ import torch
 from diffusers import DDPMScheduler
 from matplotlib.figure import Figure
 
+from cddpm_core.compare import Group
 from cddpm_core.figures import BLUE, GREEN, ORANGE, RED, WIDTH, show_image, styled
 from cddpm_core.fitting import Comparison
 from cddpm_core.labels import COLOURS, SHAPES
 from cddpm_core.schedule import alpha_bar, snr
 
-__all__ = ["accuracy_bars", "bench_figure", "comparison_figure", "experiment_curves", "image_statistics",
-           "label_statistics", "schedule_figure", "training_curves"]
+__all__ = ["accuracy_bars", "bench_figure", "comparison_figure", "experiment_curves",
+           "image_statistics", "label_statistics", "runs_figure", "schedule_figure",
+           "training_curves"]
 
 
 @styled
@@ -173,6 +175,24 @@ def experiment_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> F
         _plot_accuracy(axes[1], history, "micro", name)
     axes[0].legend()
     axes[1].set_title("Accuracy on test (micro)")
+    return figure
+
+
+@styled
+def runs_figure(groups: Sequence[Group]) -> Figure:
+    """Return the mean micro accuracies of groups of runs with their intervals, and each run's."""
+    figure, axis = plt.subplots(figsize=(WIDTH, 0.9 + 0.3 * len(groups)))
+    for offset, name, colour in ((-0.16, "test", BLUE), (0.16, "new_test", ORANGE)):
+        for row, group in enumerate(groups):
+            mean, half = group.micro(name)
+            axis.errorbar(mean, row + offset, xerr=half, fmt="o", color=colour, capsize=3,
+                          label=name if row == 0 else None)
+            values = group.values(name, "micro")
+            axis.plot(values, [row + offset] * len(values), ".", color=colour, alpha=0.5, ms=3)
+    axis.set(xlabel="micro accuracy", yticks=range(len(groups)),
+             yticklabels=[group.name for group in groups])
+    axis.invert_yaxis()
+    axis.legend()
     return figure
 
 

@@ -10,12 +10,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-__all__ = ["code", "count", "duration", "escape", "listed", "share", "table"]
+__all__ = ["code", "count", "duration", "escape", "listed", "share", "table",
+           "with_interval"]
 
 
 def share(value: float) -> str:
     """Return an accuracy as it is worded everywhere: three decimals."""
     return f"{value:.3f}"
+
+
+def with_interval(mean: float, half: float | None) -> str:
+    """Return a mean of accuracies with the half width of its interval, if it has one."""
+    return share(mean) + (f" ± {share(half)}" if half is not None else "")
 
 
 def count(value: float) -> str:

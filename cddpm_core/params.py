@@ -36,6 +36,7 @@ class Params:
 
     run: str = _key("", "name of the folder under outputs/; empty: taken from the params file")
     seed: int = _key(0, "seed of training and sampling", low=0, high=2**31)
+    runs: list[str] = _key([], "names of further runs that the report compares with this one")
     device: str = _key("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
     title: str = _key("Conditional DDPM on i-CLEVR", "title of the report")
     author: str = _key("", "author of the report")
@@ -79,7 +80,7 @@ class Params:
                                 choices=("epsilon", "v_prediction", "sample"))
     timestep_sampling: str = _key("logit_normal", "distribution of the timesteps trained on",
                                   choices=("uniform", "logit_normal"))
-    timestep_shift: float = _key(1.0, "mean of the logit for logit_normal timesteps")
+    timestep_shift: float = _key(1.3, "mean of the logit for logit_normal timesteps")
     loss_weighting: str = _key("velocity", "weight of each noise level in the loss",
                                choices=("uniform", "velocity", "min_snr"))
     loss_weight_max: float = _key(20.0, "gamma, the greatest weight of an error of x_0", low=0.1)

@@ -20,6 +20,7 @@ from typing import Any
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
+from cddpm_core.compare import check_runs
 from cddpm_core.data import check_folder
 from cddpm_core.errors import UserError, did_you_mean
 from cddpm_core.evaluator import load_official
@@ -69,6 +70,8 @@ def run_stages(names: Sequence[str], params: Params, *, force: bool = False) -> 
     if params.reference and not Path(params.reference).expanduser().is_dir():
         raise UserError(f"reference: {params.reference} is not a folder, expected one with real "
                         "frames")
+    if "report" in names:
+        check_runs([name for name in params.runs if name != params.run], run)
     with locked(run.folder):
         _run_stages(names, params, run, force)
     return run
@@ -105,9 +108,10 @@ def _key(notebook: Path, params: Params, needs: list[str]) -> str:
     """A hash of all that a stage depends on."""
     inputs = {"notebook": _sha256(notebook), "params": _declared(notebook, params),
               "needs": needs}
-    bench = Run("bench").folder / "bench.json"
-    if notebook.stem == "report" and bench.exists():
-        inputs["bench"] = _sha256(bench)
+    if notebook.stem == "report":
+        others = [Run("bench") / "bench.json", *(Run(name) / "metrics.json"
+                                                 for name in params.runs if name != params.run)]
+        inputs["others"] = [_sha256(path) for path in others if path.exists()]
     if params.reference:
         frames = sorted(Path(params.reference).expanduser().rglob("*.png"))[:100]
         inputs["reference"] = [(path.name, path.stat().st_mtime_ns) for path in frames]

@@ -83,7 +83,7 @@ def draw_timesteps(count: int, num_train_timesteps: int, sampling: str = "unifor
 
     ``uniform`` gives each the same chance; ``logit_normal`` draws
     ``T * sigmoid(shift + N(0, 1))`` (Esser et al. 2024, section 3.1), which
-    trains the middle noise levels most.
+    trains most the noise levels around ``T * sigmoid(shift)``.
     """
     if sampling == "uniform":
         return torch.randint(0, num_train_timesteps, (count,), generator=generator)

@@ -6,17 +6,19 @@ A sentence that states a result can so not disagree with its table.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cddpm_core.compare import Group
 from cddpm_core.facts import Facts, needs
 from cddpm_core.labels import CONDITION_FILES
-from cddpm_core.markdown import code, count, duration, listed, share
+from cddpm_core.markdown import code, count, duration, listed, share, with_interval
 from cddpm_core.params import Params
 
 __all__ = ["comparison_text", "data_text", "denoise_text", "discussion", "error_kinds",
            "evaluator_text", "experiment_text", "model_text", "objective_text", "published_text",
-           "result_text", "sampling_text", "schedule_text", "summary_text", "training_text"]
+           "result_text", "runs_text", "sampling_text", "schedule_text", "summary_text",
+           "training_text"]
 
 PREDICTIONS = {
     "epsilon": (r"the noise $\epsilon$ itself", r"\epsilon"),
@@ -124,8 +126,8 @@ def schedule_text(params: Params) -> str:
     median = params.num_train_timesteps / (1 + math.exp(-params.timestep_shift))
     drawn = ("uniformly from all of 0, …, T − 1" if params.timestep_sampling == "uniform" else
              rf"as $\lfloor T\,\sigma(z)\rfloor$ with $z \sim \mathcal{{N}}"
-             rf"({params.timestep_shift:g}, 1)$ and the logistic function $\sigma$, whose "
-             f"median is t = {median:.0f}")
+             rf"({params.timestep_shift:g}, 1)$ and the logistic function "
+             rf"$\sigma$, whose median is t = {median:.0f}")
     return (f"The schedule is {code(params.beta_schedule)} with T = "
             f"{params.num_train_timesteps}. Timesteps are drawn {drawn}.\n")
 
@@ -274,6 +276,31 @@ def experiment_text(facts: Facts) -> str:
             f"compared after {first['epochs']} of the {facts.params.epochs} epochs of the same "
             "training. Each is one training with one seed; differences of a few objects are "
             "within chance.\n")
+
+
+def runs_text(facts: Facts, groups: Sequence[Group]) -> str:
+    """Return how the run does over seeds, and which of the other runs differ from it clearly."""
+    if sum(len(group.runs) for group in groups) < 2:
+        return ("No other runs were named to compare this one with: parameter "
+                f"{code('runs')}, or {code('make seeds')} and {code('make ablations')}.\n")
+    first, *others = groups
+    said = []
+    if len(first.runs) > 1:
+        scores = listed([f"{with_interval(*first.micro(name))} on {code(name + '.json')}"
+                         for name in CONDITION_FILES])
+        said.append(f"Over {len(first.runs)} seeds ({listed([str(s) for s in first.seeds])}) the "
+                    f"configuration of this run reaches a mean micro accuracy of {scores}.")
+    for direction, word in ((1, "above"), (-1, "below")):
+        names = [code(group.name) for group in others if all(
+            direction * (group.micro(name)[0] - first.micro(name)[0]) > 0
+            for name in CONDITION_FILES)]
+        if names:
+            said.append(f"On both files {listed(names)} {'are' if len(names) > 1 else 'is'} "
+                        f"{word} it.")
+    if any(len(group.runs) < 2 for group in groups):
+        said.append("A row of one seed carries no interval; single runs differ by several "
+                    "hundredths from chance alone.")
+    return " ".join(said) + "\n"
 
 
 def error_kinds(scored: Mapping[str, Any]) -> dict[str, int]:

@@ -5,25 +5,27 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+from cddpm_core.compare import Group
 from cddpm_core.data import FolderFiles
 from cddpm_core.facts import Facts, evaluator_phrase, needs
 from cddpm_core.labels import COLOURS, CONDITION_FILES, SHAPES
-from cddpm_core.markdown import code, count, duration, escape, share, table
+from cddpm_core.markdown import code, count, duration, escape, share, table, with_interval
 from cddpm_core.params import FIELDS, Params
 from cddpm_core.runs import headless
 
-__all__ = ["accuracy_table", "bench_table", "comparison_table", "condition_table", "configuration_table",
-           "denoising_figures", "figure", "files_table", "label_table", "object_table",
-           "provenance_table", "stage_table", "timesteps_grids", "timesteps_table",
-           "training_table", "unet_table"]
+__all__ = ["accuracy_table", "bench_table", "comparison_table", "condition_table",
+           "configuration_table", "denoising_figures", "figure", "files_table", "label_table",
+           "object_table", "provenance_table", "runs_table", "stage_table", "timesteps_grids",
+           "timesteps_table", "training_table", "unet_table"]
 
-TRAINING_KEYS = ("epochs", "batch_size", "optimizer", "learning_rate",
-                 "muon_learning_rate", "lr_schedule", "lr_warmup_steps", "label_drop",
-                 "ema_decay", "mixed_precision", "num_train_timesteps", "beta_schedule",
-                 "prediction_type", "timestep_sampling", "timestep_shift", "loss_weighting",
-                 "loss_weight_max", "standardise", "data_scale", "seed")
+TRAINING_KEYS = ("epochs", "batch_size", "optimizer", "learning_rate", "muon_learning_rate",
+                 "lr_schedule", "lr_warmup_steps", "label_drop", "ema_decay", "mixed_precision",
+                 "num_train_timesteps", "beta_schedule", "prediction_type", "timestep_sampling",
+                 "timestep_shift", "loss_weighting", "loss_weight_max", "standardise",
+                 "data_scale", "seed")
 # Facts about the labels of the lab's real set.
 COURSE_LABELS = {
     "images": "18,009", "images with 1 object": "6,003", "images with 2 objects": "6,003",
@@ -193,8 +195,9 @@ def unet_table(params: Params) -> str:
         layers = params.layers_per_block
         made_of = f"{layers} residual down, {layers + 1} up"
         if params.backbone == "u_vit":
-            made_of = (f"{params.transformer_blocks} transformer blocks"
-                       if level == len(params.blocks) - 1 else f"{layers} residual down, {layers} up")
+            made_of = f"{layers} residual down, {layers} up"
+            if level == len(params.blocks) - 1:
+                made_of = f"{params.transformer_blocks} transformer blocks"
         rows.append([str(level + 1), f"{side} × {side}", str(width * multiple), made_of,
                      "yes" if attention else "no"])
     return table(["level", "resolution", "channels", "layers", "attention"], rows,
@@ -213,6 +216,21 @@ def timesteps_table(facts: Facts) -> str:
     header = ["T", "sampler steps", *(f"{name} {metric}" for name in CONDITION_FILES
                                       for metric in ("micro", "macro")), "loss", "training"]
     return table(header, rows, f"Accuracy with different numbers of timesteps ({facts.origin()}).")
+
+
+def runs_table(facts: Facts, groups: Sequence[Group]) -> str:
+    """Return a row a group of runs: what differs from the first, and its accuracies."""
+    rows = []
+    for group in groups:
+        changes = "; ".join(f"{code(key)} {code(here)}" for key, (_, here) in
+                            group.changes(groups[0]).items())
+        rows.append([code(group.name), changes or "–", str(len(group.runs)),
+                     *(with_interval(*group.micro(name)) for name in CONDITION_FILES),
+                     duration(fmean(group.values("train", "seconds")))])
+    header = ["run", "differs in", "seeds", *(f"{name} micro" for name in CONDITION_FILES),
+              "training"]
+    return table(header, rows, "Runs side by side: means over seeds with their 95 % intervals, "
+                 f"where there is more than one seed ({facts.origin()}).")
 
 
 def bench_table(bench: Mapping[str, Any]) -> str:

@@ -38,14 +38,13 @@ LOG_EVERY = 25
 
 # The parameters that make the weights; a checkpoint is resumed only with the same ones.
 # More epochs may be asked for; with a falling learning rate that is not quite one long training.
-TRAIN_KEYS = ("seed", "image_size", "class_emb_size", "backbone",
-              "transformer_blocks", "conditioning", "blocks", "channels",
-              "layers_per_block", "patch_size", "time_scale_shift", "attention_head_dim",
-              "standardise", "data_scale", "num_train_timesteps", "beta_schedule",
-              "prediction_type", "timestep_sampling", "timestep_shift", "loss_weighting",
-              "loss_weight_max", "batch_size", "optimizer", "learning_rate",
-              "muon_learning_rate", "lr_schedule", "lr_warmup_steps", "lr_decay_start",
-              "label_drop", "ema_decay", "mixed_precision")
+TRAIN_KEYS = ("seed", "image_size", "class_emb_size", "backbone", "transformer_blocks",
+              "conditioning", "blocks", "channels", "layers_per_block", "patch_size",
+              "time_scale_shift", "attention_head_dim", "standardise", "data_scale",
+              "num_train_timesteps", "beta_schedule", "prediction_type", "timestep_sampling",
+              "timestep_shift", "loss_weighting", "loss_weight_max", "batch_size", "optimizer",
+              "learning_rate", "muon_learning_rate", "lr_schedule", "lr_warmup_steps",
+              "lr_decay_start", "label_drop", "ema_decay", "mixed_precision")
 DATA_KEYS = ("data", "num_scenes", "data_seed", "holdout")
 CHECKPOINT_KEYS = {"params", "images", "labels", "step", "seconds", "model", "ema", "optimizers"}
 

@@ -147,9 +147,9 @@ def read(*arguments) -> Params:
 def test_values_of_the_command_line_go_over_those_of_the_file(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("epochs: 9\nlearning_rate: 1e-5\n")
-    found = read("--params", path, "-p", "epochs", "3", "-p", "blocks", "[0, 0]",
+    found = read("--params", path, "-p", "epochs", "3", "-p", "channels", "[1, 2]",
                  "-p", "standardise", "false", "-p", "muon_learning_rate", "1e-3")
-    assert found == Params(run="mine", epochs=3, learning_rate=1e-5, blocks=[0, 0],
+    assert found == Params(run="mine", epochs=3, learning_rate=1e-5, channels=[1, 2],
                            standardise=False, muon_learning_rate=1e-3)
     assert read("--params", path, "--run", "other").run == "other"
 

@@ -14,7 +14,7 @@ PRESETS = sorted((ROOT / "params").glob("*.yaml"))
 
 
 def test_yaml_round_trip():
-    p = Params(learning_rate=1e-5, blocks=[0, 0], channels=[1, 2], title="no: 'on' é 漢")
+    p = Params(learning_rate=1e-5, blocks=[0, 0, 1], channels=[1, 2, 2], title="no: 'on' é 漢")
     assert resolve(yaml.safe_load(to_yaml(p))) == p
 
 

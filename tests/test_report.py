@@ -192,7 +192,8 @@ def test_pdf_is_typeset_with_contents_headings_and_page_numbers(exported):
     assert document[len(document) - 1].get_textpage().get_text_range().split()[-1] == str(
         len(document))
     for heading in ("Contents", "1 Introduction", "2.3 Noise schedule", "4 Results", "Figure 1.",
-                    "7 Speed", "8 Discussion", "Table 1.", "References", "Appendix: provenance"):
+                    "7 Runs side by side", "8 Speed",
+                    "9 Discussion", "Table 1.", "References", "Appendix: provenance"):
         assert heading in text
     assert "\\frac" not in text and "$" not in text.replace("$5", "")
 

@@ -76,7 +76,7 @@ def test_training_leaves_the_global_generator(tiny, dataset, run):
     {"optimizer": "adam", "standardise": False, "prediction_type": "epsilon",
      "loss_weighting": "uniform",
      "timestep_sampling": "uniform", "conditioning": "class_embedding"},
-    {"mixed_precision": "bf16"},
+    {"mixed_precision": "bf16"}, {"backbone": "unet"},
 ], ids=lambda changes: "-".join(map(str, changes.values())))
 def test_resumed_training_is_the_one_that_never_stopped(tiny, dataset, run, again, changes):
     params = tiny.replace(**changes)
@@ -289,7 +289,7 @@ def test_learning_rate_follows_its_schedule(tiny, dataset):
     assert muon[-1] == pytest.approx(0.02 * (1 - 8 / 9) / 0.5)
 
 
-OTHER = {"seed": 3, "class_emb_size": 64, "conditioning": "class_embedding", "blocks": [1, 1],
+OTHER = {"seed": 3, "class_emb_size": 64, "conditioning": "class_embedding", "backbone": "unet",
          "batch_size": 4, "optimizer": "adam", "learning_rate": 0.5, "ema_decay": 0.5,
          "num_train_timesteps": 30, "prediction_type": "v_prediction", "label_drop": 0.7,
          "loss_weighting": "uniform"}

@@ -1,0 +1,81 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cddpm_core.compare import check_runs, group_runs, interval
+from cddpm_core.errors import UserError
+from cddpm_core.facts import read_facts
+from cddpm_core.params import Params
+from cddpm_core.runs import Run
+from cddpm_core.sentences import runs_text
+from cddpm_core.tables import runs_table
+
+METRICS = {"data": {"kind": "rendered"}, "train": {"seconds": 60.0},
+           "evaluator": {"kind": "stand-in", "sha256": "e" * 64, "heldout_micro": 0.99}}
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Three seeds of one configuration and one run without guidance."""
+    made = {"base": (0.8, {}), "base_seed1": (0.9, {"seed": 1}), "base_seed2": (0.7, {"seed": 2}),
+            "plain": (0.5, {"guidance_scale": 1.0, "title": "another"})}
+    for name, (micro, changes) in made.items():
+        run = Run(name, outputs=tmp_path)
+        run.write_params(Params(run=name, **changes))
+        run.update_metrics({**METRICS, "test": {"micro": micro}, "new_test": {"micro": micro}})
+        (run / "scores.json").write_text('{"test": {}}')
+    return list(made)
+
+
+def facts(tmp_path, name="base"):
+    run = Run(name, outputs=tmp_path)
+    return read_facts(run, run.params())
+
+
+def test_seeds_of_a_configuration_are_one_group(runs, tmp_path):
+    first, second = group_runs(facts(tmp_path), runs[::-1])
+    assert (first.name, first.seeds) == ("base", [0, 1, 2])
+    assert (second.name, second.seeds) == ("plain", [0])
+    assert second.changes(first) == {"guidance_scale": (4.0, 1.0)} and not first.changes(first)
+    mean, half = first.micro("test")
+    # Student's t with two degrees of freedom: 4.303 standard errors.
+    assert mean == pytest.approx(0.8) and half == pytest.approx(4.3027 * 0.1 / math.sqrt(3), 1e-4)
+    assert second.micro("test") == (0.5, None)
+
+
+def test_table_and_sentence_say_the_same(runs, tmp_path):
+    groups = group_runs(facts(tmp_path), runs)
+    table, said = runs_table(facts(tmp_path), groups), runs_text(facts(tmp_path), groups)
+    assert "0.800 ± 0.248" in table and "0.800 ± 0.248" in said
+    assert "| `plain` | `guidance_scale` `1.0` | 1 | 0.500 | 0.500 |" in table
+    assert "rendered scenes; stand-in evaluator, 0.990 micro" in table
+    assert "On both files `plain` is below it." in said and "no interval" in said
+    alone = group_runs(facts(tmp_path), ["base"])
+    assert "No other runs were named" in runs_text(facts(tmp_path), alone)
+
+
+@pytest.mark.parametrize(("part", "value"), [("data", {"kind": "real"}),
+                                             ("evaluator", {"kind": "official", "sha256": "0"})])
+def test_scores_of_different_kinds_do_not_stand_side_by_side(runs, tmp_path, part, value):
+    Run("plain", outputs=tmp_path).update_metrics({part: value})
+    with pytest.raises(UserError, match=f"'plain' has another {part} than 'base'"):
+        group_runs(facts(tmp_path), runs)
+
+
+def test_a_run_that_cannot_be_compared_is_one_sentence(runs, tmp_path):
+    here = Run("base", outputs=tmp_path)
+    with pytest.raises(UserError, match=r"runs: found 'plian' \(did you mean 'plain'\?\)"):
+        check_runs(["plian"], here)
+    Run("begun", outputs=tmp_path).update_metrics({"data": {}})
+    with pytest.raises(UserError, match="'begun' has no score on test yet"):
+        check_runs(["begun"], here)
+    check_runs(runs, here)
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=6))
+def test_an_interval_holds_its_mean_and_shrinks_to_nothing_for_equal_values(values):
+    mean, half = interval(values)
+    assert min(values) - 1e-9 <= mean <= max(values) + 1e-9 and half >= 0
+    assert interval([values[0]] * 3)[1] == pytest.approx(0, abs=1e-9)
