@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from diffusers import DDPMScheduler
 from diffusers.training_utils import EMAModel
+from torch.nn.utils import get_total_norm
 
 from cddpm_core.data import IclevrDataset
 from cddpm_core.errors import UserError
@@ -35,6 +36,7 @@ __all__ = ["Trainer", "device_of", "load_trained", "read_checkpoint", "result_at
            "train"]
 
 LOG_EVERY = 25
+MOST_SKIPPED = 10  # steps without a finite loss and gradient in a row, before training gives up
 
 # The parameters that make the weights; a checkpoint is resumed only with the same ones.
 # More epochs may be asked for; with a falling learning rate that is not quite one long training.
@@ -62,8 +64,10 @@ def device_of(params: Params) -> torch.device:
 class Trainer:
     """The state of one training: model, moving average, optimisers and counters.
 
-    ``step`` counts updates, ``seconds`` the time spent on them. `save` and
-    `load` write and read all of it.
+    ``step`` counts updates, ``seconds`` the time spent on them, ``skipped`` those
+    left out for a loss or gradient that was not finite, ``in_a_row`` the last of them.
+    ``losses`` are those since the last line of the history. `save` and `load` write
+    and read all of it.
     """
 
     def __init__(self, params: Params, dataset: IclevrDataset) -> None:
@@ -80,7 +84,8 @@ class Trainer:
         self.peaks = [[g["lr"] for g in o.param_groups] for o in self.optimizers]
         self.ema = EMAModel(self.model.parameters(), decay=params.ema_decay)
         self.total_steps = math.ceil(params.epochs * len(dataset) / params.batch_size)
-        self.step, self.seconds = 0, 0.0
+        self.step, self.seconds, self.skipped, self.in_a_row = 0, 0.0, 0, 0
+        self.losses: list[float] = []
         self._order: tuple[int, np.ndarray] | None = None
 
     @property
@@ -101,7 +106,10 @@ class Trainer:
         return np.array(chosen)
 
     def update(self) -> torch.Tensor:
-        """Take one step and return its loss, a scalar tensor (Ho et al. 2020, algorithm 1)."""
+        """Take one step and return its loss, a scalar tensor (Ho et al. 2020, algorithm 1).
+
+        A loss or gradient that is not finite leaves weights, optimisers and average as they are.
+        """
         p, device = self.params, self.device
         images, labels = self.dataset.batch(self._indices(self.step))
         generator = torch.Generator().manual_seed(p.seed * 2**32 + self.step)
@@ -118,7 +126,15 @@ class Trainer:
         weight = loss_weight(self.scheduler, timesteps, p.loss_weighting, p.loss_weight_max)
         loss = (error.mean((1, 2, 3)) * weight.to(device)).mean()
         loss.backward()
-        factor = lr_factor(self.step, self.total_steps, p)
+        norm = get_total_norm([w.grad for w in self.model.parameters() if w.grad is not None])
+        self.step += 1
+        if not (loss + norm.to(loss)).isfinite():
+            self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
+            for optimizer in self.optimizers:
+                optimizer.zero_grad()
+            return loss.detach()
+        self.in_a_row = 0
+        factor = lr_factor(self.step - 1, self.total_steps, p)
         for optimizer, peaks in zip(self.optimizers, self.peaks, strict=True):
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor
@@ -126,7 +142,6 @@ class Trainer:
             optimizer.zero_grad()
         if p.ema_decay:
             self.ema.step(self.model.parameters())
-        self.step += 1
         return loss.detach()
 
     def averaged(self) -> ClassConditionedUnet:
@@ -144,6 +159,7 @@ class Trainer:
         kept = {k: getattr(self.params, k) for k in (*TRAIN_KEYS, *DATA_KEYS)}
         state = {"schema": 1, "params": kept, "images": len(self.dataset),
                  "labels": self._labels_hash(), "step": self.step, "seconds": self.seconds,
+                 "skipped": self.skipped, "losses": self.losses,
                  "model": self.model.state_dict(), "ema": self.ema.state_dict(),
                  "optimizers": [o.state_dict() for o in self.optimizers]}
         with atomic(path) as temporary:
@@ -176,6 +192,7 @@ class Trainer:
                             "remove it to train anew") from None
         self.ema.to(self.device)
         self.step, self.seconds = state["step"], state["seconds"]
+        self.skipped, self.losses = state.get("skipped", 0), list(state.get("losses", []))
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -203,8 +220,9 @@ def train(params: Params, dataset: IclevrDataset, run: Run, *,
     such as ``epoch_003``; what it returns goes into the history.
 
     Returns ``images_per_second``, ``seconds``, ``steps``, ``images``, ``loss``
-    (mean of the last lines), ``parameters`` and whether training is ``finished``.
-    Raises `UserError` if another process works in the run's folder.
+    (mean of the last lines), ``parameters``, the steps ``skipped`` and whether training
+    is ``finished``. Raises `UserError` if another process works in the run's folder, or
+    after 10 steps in a row without a finite loss and gradient.
     """
     with locked(run.folder):
         return _train(params, dataset, run, evaluate)
@@ -221,31 +239,40 @@ def _train(params: Params, dataset: IclevrDataset, run: Run,
     last = trainer.total_steps
     if params.max_steps:
         last = min(last, params.max_steps)
-    size, saved_at, pending, since = params.batch_size, time.time(), [], 0.0
+    size, saved_at, steps, since = params.batch_size, time.time(), 0, 0.0
     trainer.model.train()
     with progress(total=trainer.total_steps, initial=min(trainer.step, trainer.total_steps),
                   desc="training", unit="step") as bar:
         while trainer.step < last:
             epoch_before = math.floor(trainer.epoch)
             started = time.perf_counter()
-            pending.append(float(trainer.update()))
+            loss = float(trainer.update())
             elapsed = time.perf_counter() - started
             trainer.seconds, since = trainer.seconds + elapsed, since + elapsed
+            steps += 1
             bar.update()
-            if not math.isfinite(pending[-1]):
-                raise UserError(f"loss: {pending[-1]} at step {trainer.step}, expected a finite "
-                                f"number; lower learning_rate. The last checkpoint is {checkpoint}")
-            if trainer.step % LOG_EVERY == 0 or trainer.step == last:
+            if not trainer.in_a_row:
+                trainer.losses.append(loss)
+            elif trainer.in_a_row == MOST_SKIPPED:
+                raise UserError(
+                    f"loss: {MOST_SKIPPED} steps in a row without a finite loss and gradient, up "
+                    f"to step {trainer.step}; lower learning_rate or muon_learning_rate. "
+                    + (f"The last good checkpoint is {checkpoint}" if checkpoint.exists()
+                       else "There is no checkpoint yet"))
+            if trainer.losses and (trainer.step % LOG_EVERY == 0 or trainer.step == last):
                 line = {"step": trainer.step, "epoch": round(trainer.epoch, 4),
-                        "images": trainer.step * size, "loss": sum(pending) / len(pending),
-                        "images_per_second": round(len(pending) * size / since, 2),
+                        "images": trainer.step * size,
+                        "loss": sum(trainer.losses) / len(trainer.losses),
+                        "images_per_second": round(steps * size / since, 2),
                         "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
-                        "seconds": round(trainer.seconds, 2)}
+                        "seconds": round(trainer.seconds, 2),
+                        **({"skipped": trainer.skipped} if trainer.skipped else {})}
                 lines.append(line)
                 _write_history(run, lines[-1:], append=True)
                 bar.set_postfix_str(f"loss {line['loss']:.4f}, "
-                                    f"{line['images_per_second']:.0f} img/s")
-                pending, since = [], 0.0
+                                    f"{line['images_per_second']:.0f} img/s"
+                                    + (f", {trainer.skipped} skipped" if trainer.skipped else ""))
+                trainer.losses, steps, since = [], 0, 0.0
             epoch = math.floor(trainer.epoch)
             due = params.evaluate_every and epoch > epoch_before and (
                 epoch % params.evaluate_every == 0)
@@ -254,7 +281,7 @@ def _train(params: Params, dataset: IclevrDataset, run: Run,
                               "seconds": round(trainer.seconds, 2), **evaluate(
                                   trainer.averaged(), trainer.scheduler, f"epoch_{epoch:03d}")})
                 _write_history(run, lines[-1:], append=True)
-            if time.time() - saved_at > 60 * params.checkpoint_minutes:
+            if not trainer.in_a_row and time.time() - saved_at > 60 * params.checkpoint_minutes:
                 trainer.save(checkpoint)
                 saved_at = time.time()
     trainer.save(checkpoint)
@@ -263,7 +290,8 @@ def _train(params: Params, dataset: IclevrDataset, run: Run,
             "images_per_second": round(trainer.step * size / max(trainer.seconds, 1e-9), 2),
             "seconds": round(trainer.seconds, 1),
             "parameters": sum(w.numel() for w in trainer.model.parameters()),
-            "device": str(trainer.device), "finished": trainer.step >= trainer.total_steps}
+            "device": str(trainer.device), "skipped": trainer.skipped,
+            "finished": trainer.step >= trainer.total_steps}
 
 
 def result_at(run: Run, step: int, params: Params) -> dict[str, Any]:

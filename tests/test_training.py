@@ -1,3 +1,4 @@
+import copy
 import json
 import math
 import shutil
@@ -9,12 +10,14 @@ from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cddpm_core import training
 from cddpm_core.data import IclevrDataset
 from cddpm_core.errors import UserError
 from cddpm_core.params import read_yaml, resolve
 from cddpm_core.pipeline import _set_other_training_aside
 from cddpm_core.runs import Run
 from cddpm_core.sampling import sample
+from cddpm_core.schedule import loss_weight
 from cddpm_core.training import (
     TRAIN_KEYS,
     Trainer,
@@ -367,11 +370,94 @@ def test_no_trained_model_or_scheduler_is_one_sentence(tiny, dataset, run):
             load_trained(run, tiny)
 
 
-def test_a_loss_that_is_no_number_stops_with_one_sentence(tiny, dataset, run):
+@pytest.fixture
+def poison(monkeypatch):
+    """Steps, counted from 0, whose loss is made NaN."""
+    bad, seen = set(), []
+
+    def weight(*args):
+        seen.append(None)
+        return loss_weight(*args) * (math.nan if len(seen) - 1 in bad else 1)
+
+    monkeypatch.setattr(training, "loss_weight", weight)
+    return bad
+
+
+def test_a_step_without_a_finite_loss_changes_nothing_but_the_count(tiny, dataset, poison):
+    poison.update({2, 3})
+    trainer = Trainer(tiny, dataset)
+    for _ in range(2):
+        trainer.update()
+    before = copy.deepcopy([trainer.model.state_dict(), trainer.ema.state_dict(),
+                            [o.state_dict()["state"] for o in trainer.optimizers]])
+    for count in (1, 2):
+        assert trainer.update().isnan()
+        assert (trainer.step, trainer.skipped, trainer.in_a_row) == (2 + count, count, count)
+    assert same(before, [trainer.model.state_dict(), trainer.ema.state_dict(),
+                         [o.state_dict()["state"] for o in trainer.optimizers]])
+    assert trainer.update().isfinite() and trainer.in_a_row == 0 and trainer.skipped == 2
+    assert not same(before[0], trainer.model.state_dict())
+
+
+def test_an_infinite_gradient_is_skipped_though_the_loss_is_finite(tiny, dataset):
+    trainer = Trainer(tiny, dataset)
+    trainer.model.class_embedding.bias.register_hook(lambda grad: grad * math.inf)
+    before = copy.deepcopy(trainer.model.state_dict())
+    assert trainer.update().isfinite() and trainer.skipped == 1
+    assert same(before, trainer.model.state_dict())
+
+
+def test_skipped_steps_are_counted_in_history_and_result(tiny, dataset, run, again, poison):
+    poison.update({0, 4, 8})
+    result = train(tiny, dataset, run)
+    assert result["skipped"] == 3 and result["finished"] and math.isfinite(result["loss"])
+    assert run.history()[-1]["skipped"] == 3
+    poison.clear()
+    assert train(tiny, dataset, again)["skipped"] == 0 and "skipped" not in again.history()[-1]
+
+
+@pytest.mark.parametrize("good", [0, 3])
+def test_too_many_in_a_row_stop_with_the_last_good_checkpoint_named(tiny, dataset, run, poison,
+                                                                    good):
+    poison.update(range(good, 99))
+    params = tiny.replace(epochs=9, checkpoint_minutes=0)
+    with pytest.raises(UserError, match="10 steps in a row without a finite loss and gradient, up "
+                                        f"to step {good + 10}; lower learning_rate") as error:
+        train(params, dataset, run)
+    if good:
+        assert f"The last good checkpoint is {run / 'checkpoint.pt'}" in str(error.value)
+        assert read_checkpoint(run / "checkpoint.pt")["step"] == good
+    else:
+        assert "There is no checkpoint yet" in str(error.value)
+
+
+def test_a_learning_rate_that_is_far_too_high_is_one_sentence(tiny, dataset, run):
     params = tiny.replace(optimizer="adam", learning_rate=1e30, lr_warmup_steps=0, epochs=40)
-    with pytest.raises(UserError, match="expected a finite number; lower learning_rate"):
+    with pytest.raises(UserError, match="without a finite loss and gradient"):
         train(params, dataset, run)
     assert all(math.isfinite(line["loss"]) for line in run.history())
+
+
+def test_a_training_killed_between_two_lines_writes_the_same_history(tiny, dataset, run, again,
+                                                                    monkeypatch):
+    params = tiny.replace(checkpoint_minutes=0)
+    train(params, dataset, run)
+    update = Trainer.update
+
+    def stopped(trainer):
+        if trainer.step == 5:
+            raise KeyboardInterrupt
+        return update(trainer)
+
+    monkeypatch.setattr(Trainer, "update", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train(params, dataset, again)
+    monkeypatch.undo()
+    train(params, dataset, again)
+    timed = ("seconds", "images_per_second")
+    one, two = ([{k: v for k, v in line.items() if k not in timed} for line in r.history()]
+                for r in (run, again))
+    assert one == two and len(one) == 1
 
 
 def test_images_with_more_objects_than_tokens_are_one_sentence(tiny, dataset, rendered, tmp_path):
@@ -393,7 +479,7 @@ def test_device_that_is_not_there_is_one_sentence(tiny):
 
 
 # The networks are the presets' own; a batch is small, for the sake of time and memory.
-@pytest.mark.parametrize("preset", ["seed", "seed_2000", "tutorial"])
+@pytest.mark.parametrize("preset", ["seed", "seed_2000", "tutorial", "best_cpu", "full"])
 def test_large_presets_start_run_and_resume(preset, dataset, tmp_path):
     params = resolve({**read_yaml(ROOT / f"params/{preset}.yaml"), "device": "cpu",
                       "batch_size": 1, "max_steps": 1})
@@ -407,7 +493,8 @@ def test_large_presets_start_run_and_resume(preset, dataset, tmp_path):
         assert [line["step"] for line in run.history()] == [1, 2]
         model, scheduler = load_trained(run, params)
         assert second["parameters"] == sum(w.numel() for w in model.parameters())
-        expected = {"seed": (108, 1000), "seed_2000": (108, 2000), "tutorial": (1, 1000)}[preset]
+        expected = {"seed": (108, 1000), "seed_2000": (108, 2000), "tutorial": (1, 1000),
+                    "best_cpu": (3, 1000), "full": (48, 1000)}[preset]
         found = second["parameters"] // 10**6, scheduler.config.num_train_timesteps
         assert found == expected
         assert len(scheduler.betas) == params.num_train_timesteps
