@@ -10,7 +10,7 @@ CDDPM := $(VENV)/bin/python -m cddpm_core
 OPTIONS = --params "$(PARAMS)" $(if $(RUN),--run "$(RUN)") $(if $(DATA),--data "$(DATA)") \
 	$(if $(EVALUATOR),--evaluator "$(EVALUATOR)")
 
-.PHONY: report stage seeds ablations bench lab test env clean-env
+.PHONY: report stage seeds ablations verify bench lab test env clean-env
 
 report: $(READY)
 	$(CDDPM) report $(OPTIONS)
@@ -23,6 +23,9 @@ seeds: $(READY)
 
 ablations: $(READY)
 	$(CDDPM) sweep "$(PARAMS)" params/ablations/*.yaml --seeds $(SEEDS)
+
+verify: $(READY)
+	$(CDDPM) verify $(if $(RUN),--run "$(RUN)")
 
 bench: $(READY)
 	$(CDDPM) bench $(if $(RUN),--run "$(RUN)")

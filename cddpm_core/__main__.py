@@ -63,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
                          help="seeds of each; default: its own")
     command.add_argument("-p", dest="changes", nargs=2, action="append", default=[],
                          metavar=("KEY", "VALUE"), help="change one parameter in all of them")
+    command = add("verify", _verify, "compare a run's files with the hashes of its manifest")
+    command.add_argument("--run", default="quick", help="the run")
     command = add("bench", _bench, "measure speed as ratios, with the network of a trained run")
     command.add_argument("--run", default="quick", help="the trained run")
     command.add_argument("--repeats", type=int, default=3, help="turns of each arm")
@@ -99,11 +101,13 @@ def _value(key: str, text: str) -> Any:
 def _report(options: argparse.Namespace) -> int:
     # Imported here, so that a mistyped parameter is named before torch is loaded.
     params = _params(options)
+    from cddpm_core.manifest import write_manifest
     from cddpm_core.pipeline import STAGES, run_stages
     from cddpm_core.report import export_report
 
     run = run_stages(list(STAGES), params, force=options.force)
     html, pdf = export_report(run / "report.ipynb", run)
+    write_manifest(run, params)
     for line in _results(run.read("metrics.json")):
         print(line)
     print(os.path.relpath(html), os.path.relpath(pdf), sep="\n")
@@ -142,11 +146,13 @@ def _sweep(options: argparse.Namespace) -> int:
     for file in options.files:
         one = argparse.Namespace(params=file, run="", changes=options.changes)
         presets.append(_params(one))
+    from cddpm_core.manifest import write_manifest
     from cddpm_core.report import export_report
     from cddpm_core.sweep import run_sweep
 
     run = run_sweep(presets, options.seeds)
     html, pdf = export_report(run / "report.ipynb", run)
+    write_manifest(run, run.params())
     print(os.path.relpath(html), os.path.relpath(pdf), sep="\n")
     return 0
 
@@ -164,6 +170,20 @@ def _bench(options: argparse.Namespace) -> int:
             print(f"{name}: {ratio['median']:.1f}x ({ratio['least']:.1f} to "
                   f"{ratio['greatest']:.1f}); {found['what']}")
     print(os.path.relpath(out / "bench.json"))
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from cddpm_core.manifest import verify
+    from cddpm_core.runs import Run
+
+    run = Run(options.run)
+    faults = verify(run)
+    for fault in faults:
+        print(fault)
+    if faults:
+        raise UserError(f"{run.folder}: {len(faults)} files are not as manifest.json says")
+    print(f"{os.path.relpath(run.folder)}: every file is as manifest.json says")
     return 0
 
 

@@ -45,6 +45,19 @@ def test_ends_with_the_results_and_the_two_paths(smoke):
     assert f"test: micro {metrics['test']['micro']:.4f}" in done.stdout
 
 
+def test_every_file_is_as_the_manifest_says(smoke, outputs):
+    folder, _ = smoke
+    before = command(outputs, "cddpm_core", "verify", "--run", "smoke")
+    assert before.returncode == 0 and "every file is as manifest.json says" in before.stdout
+    picture = folder / "images/test/0.png"
+    kept = picture.read_bytes()
+    picture.write_bytes(kept + b" ")
+    after = command(outputs, "cddpm_core", "verify", "--run", "smoke")
+    picture.write_bytes(kept)
+    assert after.returncode == 2 and after.stdout == "images/test/0.png: has changed\n"
+    assert "Error: " in after.stderr and "Traceback" not in after.stderr
+
+
 def test_leaves_what_other_tools_rely_on(smoke):
     folder, _ = smoke
     metrics = json.loads((folder / "metrics.json").read_text())
