@@ -21,8 +21,10 @@ def model(tiny):
     made = make_model(tiny)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
-        # An untrained network hardly looks at the label; the last layer says more this way.
-        made.unet.conv_out.weight.mul_(4)
+        # An untrained network says nothing and hardly looks at the label.
+        for weight in made.unet.parameters():
+            if weight.ndim > 1 and not weight.any():
+                weight.normal_(std=0.1, generator=generator)
         made.class_embedding.weight.mul_(20)
         made.pixel_mean.uniform_(-0.3, 0.3, generator=generator)
         made.pixel_scale.fill_(0.3)

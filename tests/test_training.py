@@ -198,7 +198,9 @@ def test_fewer_epochs_than_were_trained_are_one_sentence(tiny, dataset, run):
 
 
 def test_the_loss_falls_on_a_tiny_set(tiny, dataset):
-    params = tiny.replace(epochs=8, prediction_type="sample", patch_size=4, class_emb_size=64)
+    # At low noise there is much to gain, and a new U-ViT begins with a prediction of nothing.
+    params = tiny.replace(epochs=12, patch_size=4, class_emb_size=64, timestep_shift=-1,
+                          loss_weighting="uniform")
     trainer = Trainer(params, dataset)
     losses = [float(trainer.update()) for _ in range(trainer.total_steps)]
     assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:3])
