@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from conftest import awake
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -78,7 +79,7 @@ def test_drawing_and_scoring_is_repeatable(tiny, evaluator, image_size):
 def test_seed_and_sampler_of_the_parameters_are_those_used(tiny, evaluator, tmp_path):
     (tmp_path / "two.json").write_text('[["red cube"], ["cyan sphere"]]')
     conditions = ConditionDataset(tmp_path / "two.json")
-    model, scheduler = make_model(tiny).eval(), make_scheduler(tiny)
+    model, scheduler = awake(make_model(tiny)).eval(), make_scheduler(tiny)
 
     def draw(**changes):
         params = tiny.replace(**changes)

@@ -3,11 +3,10 @@ import warnings
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, awake
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from cddpm_core.errors import UserError
 from cddpm_core.labels import to_multi_hot
@@ -36,11 +35,7 @@ VARIANTS = {
 def small(name: str, seed: int = 0, **changes) -> ClassConditionedUnet:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = ClassConditionedUnet(**{**SMALL, **VARIANTS[name], **changes}).eval()
-        for weight in model.unet.parameters():
-            if not weight.any() and weight.ndim > 1:
-                nn.init.normal_(weight, std=0.1)  # a new U-ViT has its gates at zero
-    return model
+        return awake(ClassConditionedUnet(**{**SMALL, **VARIANTS[name], **changes}).eval())
 
 
 def batch(count: int = 2, size: int = 32):
