@@ -9,6 +9,7 @@ READY := $(VENV)/.ready
 CDDPM := $(VENV)/bin/python -m cddpm_core
 OPTIONS = --params "$(PARAMS)" $(if $(RUN),--run "$(RUN)") $(if $(DATA),--data "$(DATA)") \
 	$(if $(EVALUATOR),--evaluator "$(EVALUATOR)")
+INPUTS = $(if $(DATA),-p data "$(DATA)") $(if $(EVALUATOR),-p evaluator "$(EVALUATOR)")
 
 .PHONY: report stage seeds ablations verify bench lab test env clean-env
 
@@ -19,10 +20,10 @@ stage: $(READY)
 	$(CDDPM) stage $(STAGE) $(OPTIONS)
 
 seeds: $(READY)
-	$(CDDPM) sweep "$(PARAMS)" --seeds $(SEEDS)
+	$(CDDPM) sweep "$(PARAMS)" --seeds $(SEEDS) $(INPUTS)
 
 ablations: $(READY)
-	$(CDDPM) sweep "$(PARAMS)" params/ablations/*.yaml --seeds $(SEEDS)
+	$(CDDPM) sweep params/quick.yaml params/ablations/*.yaml --seeds $(SEEDS) $(INPUTS)
 
 verify: $(READY)
 	$(CDDPM) verify $(if $(RUN),--run "$(RUN)")

@@ -13,7 +13,7 @@ import yaml
 
 from cddpm_core.errors import UserError
 from cddpm_core.params import FIELDS, Params, coerce, read_yaml, resolve
-from cddpm_core.runs import project_root
+from cddpm_core.runs import Run, project_root
 
 __all__ = ["main"]
 
@@ -101,17 +101,24 @@ def _value(key: str, text: str) -> Any:
 def _report(options: argparse.Namespace) -> int:
     # Imported here, so that a mistyped parameter is named before torch is loaded.
     params = _params(options)
-    from cddpm_core.manifest import write_manifest
     from cddpm_core.pipeline import STAGES, run_stages
-    from cddpm_core.report import export_report
 
     run = run_stages(list(STAGES), params, force=options.force)
-    html, pdf = export_report(run / "report.ipynb", run)
-    write_manifest(run, params)
+    pages = _export(run)
     for line in _results(run.read("metrics.json")):
         print(line)
-    print(os.path.relpath(html), os.path.relpath(pdf), sep="\n")
+    print(*pages, sep="\n")
     return 0
+
+
+def _export(run: Run) -> list[str]:
+    """Write both reports of a run and its manifest, which comes last; return the reports' paths."""
+    from cddpm_core.manifest import write_manifest
+    from cddpm_core.report import export_report
+
+    pages = export_report(run / "report.ipynb", run)
+    write_manifest(run, run.params())
+    return [os.path.relpath(page) for page in pages]
 
 
 def _results(metrics: dict[str, Any]) -> list[str]:
@@ -132,11 +139,10 @@ def _results(metrics: dict[str, Any]) -> list[str]:
 def _stage(options: argparse.Namespace) -> int:
     params = _params(options)
     from cddpm_core.pipeline import run_stages, with_needs
-    from cddpm_core.report import export_report
 
     run = run_stages(with_needs(options.stage), params, force=options.force)
     if options.stage == "report":
-        export_report(run / "report.ipynb", run)
+        _export(run)
     print(os.path.relpath(run / f"{options.stage}.ipynb"))
     return 0
 
@@ -146,14 +152,9 @@ def _sweep(options: argparse.Namespace) -> int:
     for file in options.files:
         one = argparse.Namespace(params=file, run="", changes=options.changes)
         presets.append(_params(one))
-    from cddpm_core.manifest import write_manifest
-    from cddpm_core.report import export_report
     from cddpm_core.sweep import run_sweep
 
-    run = run_sweep(presets, options.seeds)
-    html, pdf = export_report(run / "report.ipynb", run)
-    write_manifest(run, run.params())
-    print(os.path.relpath(html), os.path.relpath(pdf), sep="\n")
+    print(*_export(run_sweep(presets, options.seeds)), sep="\n")
     return 0
 
 
@@ -161,7 +162,6 @@ def _bench(options: argparse.Namespace) -> int:
     if options.repeats < 1:
         raise UserError(f"repeats: expected at least 1, found {options.repeats}")
     from cddpm_core.bench import run_bench
-    from cddpm_core.runs import Run
 
     out = Run("bench")
     for name, found in run_bench(Run(options.run), out, repeats=options.repeats).items():
@@ -175,7 +175,6 @@ def _bench(options: argparse.Namespace) -> int:
 
 def _verify(options: argparse.Namespace) -> int:
     from cddpm_core.manifest import verify
-    from cddpm_core.runs import Run
 
     run = Run(options.run)
     faults = verify(run)

@@ -73,15 +73,15 @@ def interval(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def check_runs(names: Sequence[str], run: Run) -> None:
-    """Raise `UserError` unless all ``names`` are evaluated runs beside ``run``."""
+    """Raise `UserError` unless all ``names`` but that of ``run`` are evaluated runs beside it."""
     there = [path.parent.name for path in run.outputs.glob("*/metrics.json")]
-    for name in names:
+    for name in (name for name in names if name != run.name):
         if name not in there:
             raise UserError(f"runs: found {name!r}{did_you_mean(name, there)}, expected a run "
                             f"with metrics.json in {run.outputs}")
         missing = [f for f in CONDITION_FILES if f not in Run(name, run.outputs).read(
             "metrics.json")]
-        if missing and name != run.name:
+        if missing:
             raise UserError(f"runs: {name!r} has no score on {missing[0]} yet, run its evaluate "
                             "stage first")
 

@@ -56,7 +56,7 @@ def make_optimizers(model: nn.Module, params: Params) -> list[torch.optim.Optimi
     for name, weight in model.named_parameters():
         outer = weight.ndim < 2 or not OUTER.isdisjoint(name.split("."))
         (rest if outer else inner).append(weight)
-    # Four iterations of five make a step 4 % shorter and orthogonalise well enough.
+    # One iteration fewer than torch's default, for the sake of time.
     return [KernelMuon(inner, lr=params.muon_learning_rate, weight_decay=0.0, ns_steps=4),
             torch.optim.AdamW(rest, **adamw)]
 

@@ -71,7 +71,7 @@ def run_stages(names: Sequence[str], params: Params, *, force: bool = False) -> 
         raise UserError(f"reference: {params.reference} is not a folder, expected one with real "
                         "frames")
     if "report" in names:
-        check_runs([name for name in params.runs if name != params.run], run)
+        check_runs(params.runs, run)
     with locked(run.folder):
         _run_stages(names, params, run, force)
     return run

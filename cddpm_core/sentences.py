@@ -279,7 +279,7 @@ def experiment_text(facts: Facts) -> str:
 
 
 def runs_text(facts: Facts, groups: Sequence[Group]) -> str:
-    """Return how the run does over seeds, and which of the other runs differ from it clearly."""
+    """Return how the run does over seeds, and which others lie above or below it on both files."""
     if sum(len(group.runs) for group in groups) < 2:
         return ("No other runs were named to compare this one with: parameter "
                 f"{code('runs')}, or {code('make seeds')} and {code('make ablations')}.\n")
@@ -298,8 +298,7 @@ def runs_text(facts: Facts, groups: Sequence[Group]) -> str:
             said.append(f"On both files {listed(names)} {'are' if len(names) > 1 else 'is'} "
                         f"{word} it.")
     if any(len(group.runs) < 2 for group in groups):
-        said.append("A row of one seed carries no interval; single runs differ by several "
-                    "hundredths from chance alone.")
+        said.append("A row of one seed carries no interval.")
     return " ".join(said) + "\n"
 
 

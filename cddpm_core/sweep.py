@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 
 from cddpm_core.params import Params
 from cddpm_core.pipeline import run_stages, with_needs
-from cddpm_core.runs import Run
+from cddpm_core.runs import Run, atomic
 from cddpm_core.training import DATA_KEYS, TRAIN_KEYS
 
 __all__ = ["run_sweep"]
-
-TRAINING = ("checkpoint.pt", "history.jsonl", "model", "figures")
 
 
 def run_sweep(presets: Sequence[Params], seeds: Sequence[int] = ()) -> Run:
@@ -43,9 +42,10 @@ def _training(params: Params) -> list:
 def _take_training(source: Run, target: Run) -> None:
     if (target / "checkpoint.pt").exists():
         return
-    target.folder.mkdir(parents=True, exist_ok=True)
-    for name in reversed(TRAINING):  # the checkpoint last: it says that the others are there
-        if (source / name).is_dir():
-            shutil.copytree(source / name, target / name, dirs_exist_ok=True)
-        elif (source / name).exists():
-            shutil.copy(source / name, target / name)
+    shutil.copytree(source / "model", target / "model", dirs_exist_ok=True)
+    with atomic(target / "history.jsonl") as temporary:
+        # The accuracies along the way are those of the other preset's sampling.
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in source.history()
+                                     if "test" not in line), encoding="utf-8")
+    with atomic(target / "checkpoint.pt") as temporary:  # last: it says that the others are there
+        shutil.copy(source / "checkpoint.pt", temporary)

@@ -4,12 +4,13 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import ROOT
 
 from cddpm_core import sweep
 from cddpm_core.params import Params, read_yaml, resolve
-from cddpm_core.pipeline import with_needs
 from cddpm_core.runs import OUTPUTS, Run
+from cddpm_core.training import read_checkpoint
 
 ABLATIONS = sorted((ROOT / "params/ablations").glob("*.yaml"))
 QUICK = resolve(read_yaml(ROOT / "params/quick.yaml"))
@@ -34,6 +35,9 @@ def stages(monkeypatch, tmp_path):
         run = Run(params.run)
         asked.append((params.run, params.seed, names[-1], (run / "checkpoint.pt").exists()))
         (run / "model").mkdir(parents=True, exist_ok=True)
+        if not (run / "history.jsonl").exists():
+            lines = ['{"step": 1, "loss": 0.5}', '{"step": 1, "test": {}}', ""]
+            (run / "history.jsonl").write_text("\n".join(lines))
         if not (run / "checkpoint.pt").exists():
             (run / "checkpoint.pt").write_text(params.run)
             (run / "model/weights").write_text(params.run)
@@ -52,6 +56,8 @@ def test_each_preset_runs_with_each_seed_and_the_first_is_reported(stages, tmp_p
                       ("c", 0, "evaluate", False), ("c_seed4", 4, "evaluate", False),
                       ("a", 0, "report", True)]
     assert (tmp_path / "b_seed4/model/weights").read_text() == "a_seed4"
+    # Accuracies along the way were of the other sampling.
+    assert Run("b").history() == [{"step": 1, "loss": 0.5}]
 
 
 def test_a_training_that_is_there_is_not_overwritten(stages, tmp_path):
@@ -59,23 +65,29 @@ def test_a_training_that_is_there_is_not_overwritten(stages, tmp_path):
     (tmp_path / "b").mkdir()
     (tmp_path / "b/checkpoint.pt").write_text("older")
     sweep.run_sweep(presets)
-    assert ("b", 0, "evaluate", True) in stages and not (tmp_path / "a/history.jsonl").exists()
-    assert with_needs("evaluate")[-1] == "evaluate"
+    assert ("b", 0, "evaluate", True) in stages
+    assert (tmp_path / "b/checkpoint.pt").read_text() == "older"
 
 
-def test_two_seeds_end_in_one_report(tmp_path):
-    """The command itself, at a size below smoke."""
+def test_presets_and_seeds_end_in_one_report(tmp_path):
+    """The command itself, at a size below smoke; plain differs from smoke in sampling alone."""
+    plain = tmp_path / "plain.yaml"
+    plain.write_text((ROOT / "params/smoke.yaml").read_text().replace(
+        "guidance_scale: 4.0", "guidance_scale: 1.0"))
     small = {"num_scenes": 8, "heldout_scenes": 4, "evaluator_images": 64, "evaluator_epochs": 1,
-             "epochs": 1, "experiment_epochs": 0, "num_inference_steps": 2, "image_size": 64}
+             "epochs": 2, "experiment_epochs": 0, "num_inference_steps": 2, "image_size": 64}
     changes = [word for key, value in small.items() for word in ("-p", key, str(value))]
     done = subprocess.run(
-        [sys.executable, "-m", "cddpm_core", "sweep", "params/smoke.yaml", "--seeds", "0", "3",
-         *changes], cwd=ROOT, capture_output=True, text=True,
+        [sys.executable, "-m", "cddpm_core", "sweep", "params/smoke.yaml", plain,
+         "--seeds", "0", "3", *changes], cwd=ROOT, capture_output=True, text=True,
         env={**os.environ, OUTPUTS: str(tmp_path)})
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-    assert "run 2 of 2: smoke_seed3" in done.stdout
+    assert "run 2 of 4: smoke_seed3" in done.stdout
+    shared, own = (read_checkpoint(tmp_path / name / "checkpoint.pt")["model"]
+                   for name in ("plain_seed3", "smoke_seed3"))
+    assert all(torch.equal(shared[key], own[key]) for key in own)
     metrics = [json.loads((tmp_path / name / "metrics.json").read_text())
                for name in ("smoke", "smoke_seed3")]
     text = (tmp_path / "smoke/report.html").read_text()
     mean = sum(m["test"]["micro"] for m in metrics) / 2
-    assert f"{mean:.3f} ±" in text and "Over 2 seeds (0 and 3)" in text
+    assert "guidance_scale" in text and f"{mean:.3f} ±" in text and "Over 2 seeds (0 and 3)" in text
