@@ -15,12 +15,13 @@ _NAMES = {
     "scenes": ("render_dataset", "sample_scene"),
     "data": ("ConditionDataset", "IclevrDataset", "data_source", "load_image"),
     "schedule": ("alpha_bar", "draw_timesteps", "make_scheduler", "sampling_scheduler", "snr"),
-    "model": ("ClassConditionedUnet", "load_model", "make_model"),
+    "model": ("ClassConditionedUnet", "load_model", "make_model", "model_for"),
     "sampling": ("image_seeds", "sample", "trajectory"),
     "evaluator": ("Evaluator", "load_official", "score"),
     "standin": ("stand_in",),
     "evaluation": ("draw_and_score", "get_evaluator", "save_images"),
-    "training": ("Trainer", "load_trained", "train"),
+    "trainer": ("Trainer",),
+    "training": ("load_trained", "train"),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 

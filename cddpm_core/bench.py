@@ -34,7 +34,8 @@ from cddpm_core.provenance import made_with
 from cddpm_core.runs import Run, progress, write_json
 from cddpm_core.sampling import image_seeds, sample
 from cddpm_core.scenes import render_dataset
-from cddpm_core.training import Trainer, device_of, load_trained
+from cddpm_core.trainer import Trainer, device_of
+from cddpm_core.training import load_trained
 
 __all__ = ["run_bench"]
 

@@ -30,7 +30,7 @@ from cddpm_core.runs import Run, progress
 from cddpm_core.scenes import RENDERER_VERSION, render_dataset
 
 __all__ = ["ConditionDataset", "DataSource", "FolderFiles", "IclevrDataset", "check_folder",
-           "data_source", "folder_files", "left_out", "load_image", "to_tensor"]
+           "data_source", "folder_files", "left_out", "load_image", "to_tensor", "varying_rows"]
 
 IMAGE_FOLDERS = ("iclevr", "images", ".")
 
@@ -121,12 +121,32 @@ class IclevrDataset(Dataset):
         items = [self[int(i)] for i in indices]
         return torch.stack([x for x, _ in items]), torch.stack([y for _, y in items])
 
-    def mean_image(self, most: int = 6000) -> torch.Tensor:
-        """Return the mean of up to ``most`` evenly spaced images, float (3, H, W) in [-1, 1]."""
+    def mean_and_std(self, most: int = 6000) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return mean and standard deviation of each pixel, floats (3, H, W).
+
+        They are over up to ``most`` evenly spaced images in [-1, 1].
+        """
         chosen = np.unique(np.linspace(0, len(self) - 1, min(most, len(self))).astype(int))
-        parts = [self.batch(part)[0].sum(0, dtype=torch.float64)
-                 for part in np.array_split(chosen, max(1, len(chosen) // 256))]
-        return (sum(parts) / len(chosen)).float()
+        total = squares = 0
+        for part in np.array_split(chosen, max(1, len(chosen) // 256)):
+            images = self.batch(part)[0].double()
+            total, squares = total + images.sum(0), squares + (images**2).sum(0)
+        mean = total / len(chosen)
+        return mean.float(), (squares / len(chosen) - mean**2).clamp(min=0).sqrt().float()
+
+
+def varying_rows(std: torch.Tensor, multiple: int = 1) -> tuple[int, int]:
+    """Return the first row and the one after the last whose pixels vary over the images.
+
+    A row varies where the standard deviation of a pixel, ``std`` (3, H, W) of images
+    in [-1, 1], is above 2 of 255 levels. Rows are added until their number is a
+    multiple of ``multiple``, a divisor of H.
+    """
+    height = std.shape[1]
+    rows = torch.nonzero(std.amax((0, 2)) > 2 / 127.5).flatten().tolist() or [0, height - 1]
+    count = -(-(rows[-1] + 1 - rows[0]) // multiple) * multiple
+    top = max(0, min(rows[0] - (count - (rows[-1] + 1 - rows[0])) // 2, height - count))
+    return top, top + count
 
 
 class ConditionDataset(Dataset):

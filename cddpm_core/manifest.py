@@ -12,7 +12,7 @@ from cddpm_core.errors import UserError
 from cddpm_core.params import Params
 from cddpm_core.provenance import made_with
 from cddpm_core.runs import Run, write_json
-from cddpm_core.training import device_of
+from cddpm_core.trainer import device_of
 
 __all__ = ["verify", "write_manifest"]
 

@@ -16,12 +16,13 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import nn
 from torch.nn import functional as F
 
+from cddpm_core.data import IclevrDataset, varying_rows
 from cddpm_core.errors import UserError
 from cddpm_core.labels import OBJECTS
 from cddpm_core.params import Params
 from cddpm_core.uvit import UViT
 
-__all__ = ["ClassConditionedUnet", "load_model", "make_model"]
+__all__ = ["ClassConditionedUnet", "load_model", "make_model", "model_for"]
 
 
 class ClassConditionedUnet(ModelMixin, ConfigMixin):
@@ -51,9 +52,12 @@ class ClassConditionedUnet(ModelMixin, ConfigMixin):
             have the same widths and whose last level is a transformer, which
             the object tokens join as members of its sequence.
         transformer_blocks: blocks of the `UViT`'s transformer.
+        rows: first row and the one after the last that the network draws; empty
+            for all. The others are those of ``pixel_mean``.
 
-    The buffers ``pixel_mean`` (3, H, W) and ``pixel_scale`` () say how images
-    in [-1, 1] become the x_0 the network is trained on; see `standardise`.
+    The buffers ``pixel_mean`` (3, image_size, image_size) and ``pixel_scale`` ()
+    say how images in [-1, 1] become the x_0 the network is trained on, of shape
+    ``x_shape`` (3, H, W); see `standardise`.
     """
 
     @register_to_config
@@ -63,8 +67,11 @@ class ClassConditionedUnet(ModelMixin, ConfigMixin):
                  image_size: int = 64, patch_size: int = 1, time_scale_shift: str = "default",
                  attention_head_dim: int = 8, conditioning: str = "class_embedding",
                  max_objects: int = 3, backbone: str = "unet",
-                 transformer_blocks: int = 4) -> None:
+                 transformer_blocks: int = 4, rows: Sequence[int] = ()) -> None:
         super().__init__()
+        self.top, bottom = rows or (0, image_size)
+        self.x_shape = (3, bottom - self.top, image_size)
+        sample_size = tuple(side // patch_size for side in self.x_shape[1:])
         width = class_emb_size // 4
         pixels = 3 * patch_size**2
         tokens = conditioning == "object_tokens"
@@ -74,14 +81,14 @@ class ClassConditionedUnet(ModelMixin, ConfigMixin):
             self.object_tokens = nn.Parameter(0.3 * torch.randn(num_classes, token_size))
             self.null_token = nn.Parameter(0.3 * torch.randn(token_size))
         if backbone == "u_vit":
-            self.unet = UViT(pixels, image_size // patch_size, [width * c for c in channels],
+            self.unet = UViT(pixels, sample_size, [width * c for c in channels],
                              layers_per_block, transformer_blocks, class_emb_size,
                              attention_head_dim, math.gcd(32, width), time_scale_shift)
         else:
             attention = "SimpleCrossAttn" if tokens else "Attn"
             names = [f"{attention if b else ''}%sBlock2D" for b in blocks]
             same = {
-                "sample_size": image_size // patch_size, "in_channels": pixels,
+                "sample_size": sample_size, "in_channels": pixels,
                 "out_channels": pixels, "layers_per_block": layers_per_block,
                 "down_block_types": [name % "Down" for name in names],
                 "up_block_types": [name % "Up" for name in reversed(names)],
@@ -128,16 +135,22 @@ class ClassConditionedUnet(ModelMixin, ConfigMixin):
                             "conditioning object_tokens")
 
     def standardise(self, images: torch.Tensor) -> torch.Tensor:
-        """Return x_0 for images in [-1, 1], shape (..., 3, H, W)."""
-        return (images - self.pixel_mean) / self.pixel_scale
+        """Return x_0, shape (..., 3, H, W), for whole images in [-1, 1]."""
+        x_0 = (images - self.pixel_mean) / self.pixel_scale
+        return x_0[..., self.top:self.top + self.x_shape[1], :]
 
     def denormalise(self, x_0: torch.Tensor) -> torch.Tensor:
-        """Return images, clipped to [-1, 1], for standardised x_0."""
+        """Return whole images, clipped to [-1, 1], for standardised x_0."""
+        below = self.pixel_mean.shape[1] - self.top - self.x_shape[1]
+        x_0 = F.pad(x_0, (0, 0, self.top, below))
         return (x_0 * self.pixel_scale + self.pixel_mean).clamp(-1, 1)
 
 
-def make_model(params: Params) -> ClassConditionedUnet:
-    """Return a new model of the configuration, its weights drawn from ``params.seed``."""
+def make_model(params: Params, rows: Sequence[int] = ()) -> ClassConditionedUnet:
+    """Return a new model of the configuration, its weights drawn from ``params.seed``.
+
+    ``rows`` are those it draws, see `ClassConditionedUnet`.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(params.seed)
         return ClassConditionedUnet(
@@ -145,7 +158,25 @@ def make_model(params: Params) -> ClassConditionedUnet:
             layers_per_block=params.layers_per_block, image_size=params.image_size,
             patch_size=params.patch_size, time_scale_shift=params.time_scale_shift,
             attention_head_dim=params.attention_head_dim, conditioning=params.conditioning,
-            backbone=params.backbone, transformer_blocks=params.transformer_blocks)
+            backbone=params.backbone, transformer_blocks=params.transformer_blocks,
+            rows=list(rows))
+
+
+def model_for(params: Params, dataset: IclevrDataset) -> ClassConditionedUnet:
+    """Return a new model that knows the mean of the images, and which rows it has to draw.
+
+    Raises `UserError` if an image has more labels than the network has tokens.
+    """
+    if not params.standardise:
+        model = make_model(params)
+    else:
+        mean, std = dataset.mean_and_std()
+        shrink = params.patch_size * 2 ** (len(params.blocks) - 1)
+        model = make_model(params, varying_rows(std, shrink) if params.trim_rows else ())
+        model.pixel_mean.copy_(mean)
+        model.pixel_scale.fill_(params.data_scale)
+    model.check_labels(dataset.labels)
+    return model
 
 
 def load_model(folder: str | Path) -> ClassConditionedUnet:

@@ -71,6 +71,7 @@ class Params:
                                  choices=("default", "scale_shift"))
     attention_head_dim: int = _key(32, "channels of one attention head", low=1)
     standardise: bool = _key(True, "subtract the mean training image and divide by data_scale")
+    trim_rows: bool = _key(True, "draw only the rows that vary over the standardised images")
     data_scale: float = _key(0.2, "spread that standardised images are divided by", low=0.01)
 
     num_train_timesteps: int = _key(1000, "T, the number of diffusion steps", low=2)

@@ -27,7 +27,7 @@ from cddpm_core.evaluator import load_official
 from cddpm_core.lock import locked
 from cddpm_core.params import Params
 from cddpm_core.runs import HEADLESS, Run, project_root
-from cddpm_core.training import DATA_KEYS, TRAIN_KEYS, read_checkpoint
+from cddpm_core.trainer import DATA_KEYS, TRAIN_KEYS, read_checkpoint
 
 __all__ = ["STAGES", "run_stages", "with_needs"]
 

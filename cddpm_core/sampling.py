@@ -71,8 +71,7 @@ def sample(model: ClassConditionedUnet, scheduler: DDPMScheduler, labels: torch.
 def _sample_batch(model, walk, scheduler, labels, seeds, guidance_scale, mixed_precision,
                   callback, bar) -> torch.Tensor:
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    shape = model.pixel_mean.shape
-    x_t = torch.stack([torch.randn(shape, generator=g) for g in generators])
+    x_t = torch.stack([torch.randn(model.x_shape, generator=g) for g in generators])
     x_t = x_t.to(model.device) * walk.init_noise_sigma
     for index, timestep in enumerate(walk.timesteps):
         output = _guided(model, walk.scale_model_input(x_t, timestep), timestep, labels,

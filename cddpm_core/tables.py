@@ -25,7 +25,7 @@ TRAINING_KEYS = ("epochs", "batch_size", "optimizer", "learning_rate", "muon_lea
                  "lr_schedule", "lr_warmup_steps", "label_drop", "ema_decay", "mixed_precision",
                  "num_train_timesteps", "beta_schedule", "prediction_type", "timestep_sampling",
                  "timestep_shift", "loss_weighting", "loss_weight_max", "standardise",
-                 "data_scale", "seed")
+                 "trim_rows", "data_scale", "seed")
 # Facts about the labels of the lab's real set.
 COURSE_LABELS = {
     "images": "18,009", "images with 1 object": "6,003", "images with 2 objects": "6,003",
@@ -35,6 +35,7 @@ COURSE_LABELS = {
     "label sets of new_test.json among them": "32 of 32"}
 # Parameters that mean nothing unless another one has a certain value.
 ONLY_WITH = {"muon_learning_rate": ("optimizer", ("muon",)), "data_scale": ("standardise", (True,)),
+             "trim_rows": ("standardise", (True,)),
              "timestep_shift": ("timestep_sampling", ("logit_normal",)),
              "loss_weight_max": ("loss_weighting", ("velocity", "min_snr"))}
 
@@ -187,18 +188,23 @@ def training_table(params: Params) -> str:
     return configuration_table(params, keys, "Training configuration.")
 
 
-def unet_table(params: Params) -> str:
-    """Return the levels of the network: resolution, channels and kind."""
+def unet_table(params: Params, drawn: Sequence[int] = ()) -> str:
+    """Return the levels of the network: resolution, channels and kind.
+
+    ``drawn`` are the rows of the image that the network draws; empty for all.
+    """
     width, rows = params.class_emb_size // 4, []
+    top, bottom = drawn or (0, params.image_size)
     for level, (attention, multiple) in enumerate(zip(params.blocks, params.channels, strict=True)):
-        side = params.image_size // params.patch_size // 2**level
+        height, side = (pixels // params.patch_size // 2**level
+                        for pixels in (bottom - top, params.image_size))
         layers = params.layers_per_block
         made_of = f"{layers} residual down, {layers + 1} up"
         if params.backbone == "u_vit":
             made_of = f"{layers} residual down, {layers} up"
             if level == len(params.blocks) - 1:
                 made_of = f"{params.transformer_blocks} transformer blocks"
-        rows.append([str(level + 1), f"{side} × {side}", str(width * multiple), made_of,
+        rows.append([str(level + 1), f"{height} × {side}", str(width * multiple), made_of,
                      "yes" if attention else "no"])
     return table(["level", "resolution", "channels", "layers", "attention"], rows,
                  "Levels of the U-Net, from its actual configuration.")

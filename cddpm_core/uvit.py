@@ -9,6 +9,7 @@ joint attention).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -54,11 +55,11 @@ class JointBlock(nn.Module):
 
 
 class UViT(nn.Module):
-    """Maps noisy features (B, C, S, S), an embedding and object tokens to features of that shape.
+    """Maps noisy features (B, C, H, W), an embedding and object tokens to features of that shape.
 
     Args:
         channels: C, of input and output.
-        sample_size: S, the side of the finest level.
+        sample_size: H and W of the finest level.
         widths: per level; the last is the transformer's, the others have
             ``layers`` residual layers on the way down and as many, with their
             skips, on the way up.
@@ -70,8 +71,8 @@ class UViT(nn.Module):
         time_scale_shift: ``default`` or ``scale_shift``, as in `ResnetBlock2D`.
     """
 
-    def __init__(self, channels: int, sample_size: int, widths: Sequence[int], layers: int,
-                 blocks: int, emb_size: int, head_dim: int, groups: int,
+    def __init__(self, channels: int, sample_size: Sequence[int], widths: Sequence[int],
+                 layers: int, blocks: int, emb_size: int, head_dim: int, groups: int,
                  time_scale_shift: str) -> None:
         super().__init__()
         *fine, coarse = widths
@@ -88,7 +89,7 @@ class UViT(nn.Module):
                                   for w in fine)
         self.downsample = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2)
                                         for a, b in zip(fine, widths[1:], strict=True))
-        places = (sample_size // 2**len(fine)) ** 2
+        places = math.prod(side // 2**len(fine) for side in sample_size)
         self.positions = nn.Parameter(0.02 * torch.randn(places, coarse))
         self.blocks = nn.ModuleList(JointBlock(coarse, emb_size, head_dim) for _ in range(blocks))
         self.upsample = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2)
@@ -102,10 +103,10 @@ class UViT(nn.Module):
 
     def forward(self, x: torch.Tensor, timesteps: torch.Tensor | int, class_emb: torch.Tensor,
                 tokens: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the output features, shape (B, C, S, S).
+        """Return the output features, shape (B, C, H, W).
 
         Args:
-            x: input features, shape (B, C, S, S).
+            x: input features, shape (B, C, H, W).
             timesteps: integers in 0..T-1, shape (B,) or a scalar.
             class_emb: embedding of the label, shape (B, emb_size).
             tokens: of the objects, shape (B, n, widths[-1]), or None.

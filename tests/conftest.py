@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
 
+from cddpm_core import trainer
 from cddpm_core.data import IclevrDataset
 from cddpm_core.params import Params
 from cddpm_core.runs import Run
 from cddpm_core.scenes import render_dataset
+from cddpm_core.schedule import loss_weight
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -24,6 +27,17 @@ def awake(model):
             if weight.ndim > 1 and not weight.any():
                 weight.normal_(std=0.1, generator=generator)
     return model
+
+
+def same(a, b) -> bool:
+    """Whether two nested states are equal to the last bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
 
 
 @pytest.fixture(scope="session")
@@ -65,3 +79,16 @@ def run(tmp_path) -> Run:
 def images() -> torch.Tensor:
     """Five images of noise, (5, 3, 64, 64) in [-1, 1]."""
     return torch.rand(5, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+@pytest.fixture
+def poison(monkeypatch):
+    """Steps, counted from 0, whose loss is made NaN."""
+    bad, seen = set(), []
+
+    def weight(*args):
+        seen.append(None)
+        return loss_weight(*args) * (math.nan if len(seen) - 1 in bad else 1)
+
+    monkeypatch.setattr(trainer, "loss_weight", weight)
+    return bad

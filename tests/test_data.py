@@ -21,6 +21,7 @@ from cddpm_core.data import (
     folder_files,
     left_out,
     load_image,
+    varying_rows,
 )
 from cddpm_core.errors import UserError
 from cddpm_core.labels import OBJECTS, from_multi_hot, read_train
@@ -140,6 +141,38 @@ def test_any_resolution_becomes_the_square(tmp_path_factory, width, height, side
     assert load_image(path, side).shape == (side, side, 3)
 
 
+def test_standard_deviation_is_that_of_the_pixels(dataset):
+    everything = torch.stack([dataset[i][0] for i in range(len(dataset))])
+    std = dataset.mean_and_std()[1]
+    assert torch.allclose(std, everything.std(0, correction=0), atol=1e-5)
+
+
+@given(st.integers(1, 6).flatmap(lambda k: st.tuples(
+    st.just(2**k), st.sampled_from([1, 2, 4, 8, 16, 32]).filter(lambda m: m <= 2**k),
+    st.lists(st.integers(0, 2**k - 1), max_size=4))))
+def test_varying_rows_hold_every_row_that_varies_and_fit_the_levels(case):
+    height, multiple, varying = case
+    std = torch.full((3, height, 5), 1.9 / 127.5)
+    for row in varying:
+        std[row % 3, row, row % 5] = 2.1 / 127.5
+    top, bottom = varying_rows(std, multiple)
+    assert 0 <= top < bottom <= height and (bottom - top) % multiple == 0
+    assert all(top <= row < bottom for row in varying)
+    if varying:
+        assert bottom - top < max(varying) + 1 - min(varying) + multiple
+    else:
+        assert (top, bottom) == (0, height)
+
+
+def test_rendered_scenes_vary_in_the_middle_rows_alone(dataset):
+    top, bottom = varying_rows(dataset.mean_and_std()[1], 8)
+    assert 0 < top < bottom < 64
+    outside = torch.ones(64, dtype=torch.bool)
+    outside[top:bottom] = False
+    images = torch.stack([dataset[i][0] for i in range(len(dataset))])
+    assert (images - images.mean(0))[:, :, outside].abs().max() < 12 / 127.5
+
+
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_batch_is_the_items_together(rendered, in_memory):
     dataset = IclevrDataset(rendered, in_memory=in_memory)
@@ -178,8 +211,8 @@ def test_images_and_labels_are_in_the_order_of_the_label_file(folder):
 
 def test_mean_image_is_the_mean(dataset):
     everything = torch.stack([dataset[i][0] for i in range(len(dataset))])
-    assert torch.allclose(dataset.mean_image(), everything.mean(0), atol=1e-6)
-    few = dataset.mean_image(most=2)
+    assert torch.allclose(dataset.mean_and_std()[0], everything.mean(0), atol=1e-6)
+    few = dataset.mean_and_std(most=2)[0]
     assert torch.allclose(few, everything[[0, -1]].mean(0), atol=1e-6)
 
 
@@ -189,7 +222,7 @@ def test_mean_image_of_several_parts(rendered):
     dataset.pixels, dataset.labels = dataset.pixels[repeat], dataset.labels[repeat]
     dataset.files = [dataset.files[i] for i in repeat]
     expected = data.to_tensor(dataset.pixels).mean(0)
-    assert torch.allclose(dataset.mean_image(), expected, atol=1e-5)
+    assert torch.allclose(dataset.mean_and_std()[0], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("in_memory", [True, False])

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from cddpm_core.data import varying_rows
 from cddpm_core.errors import UserError
 from cddpm_core.labels import to_multi_hot
-from cddpm_core.model import ClassConditionedUnet, load_model, make_model
+from cddpm_core.model import ClassConditionedUnet, load_model, make_model, model_for
 from cddpm_core.params import Params, read_yaml, resolve
 
 SMALL = {"class_emb_size": 32, "layers_per_block": 1, "image_size": 32, "attention_head_dim": 8}
@@ -135,6 +136,39 @@ def test_standardise_and_denormalise_are_inverse(seed, scale, batched):
 STANDARDISING = small("plain")
 
 
+@pytest.mark.parametrize("name", ["patches", "tokens", "u_vit with tokens", "u_vit"])
+@torch.no_grad()
+def test_a_model_draws_its_rows_and_leaves_the_others_to_the_mean(name, tmp_path):
+    model = small(name, rows=(8, 24))
+    generator = torch.Generator().manual_seed(5)
+    model.pixel_mean.uniform_(-0.5, 0.5, generator=generator)
+    model.pixel_scale.fill_(0.2)
+    images = torch.rand(2, 3, 32, 32, generator=generator) * 2 - 1
+    x_0 = model.standardise(images)
+    assert x_0.shape[1:] == model.x_shape == (3, 16, 32)
+    _, timesteps, labels = batch()
+    output = model(x_0, timesteps, labels)
+    assert output.shape == x_0.shape
+    back = model.denormalise(x_0)
+    assert torch.allclose(back[:, :, 8:24], images[:, :, 8:24], atol=1e-5)
+    for rows in (slice(0, 8), slice(24, 32)):
+        assert torch.equal(back[:, :, rows], model.pixel_mean[:, rows].expand(2, -1, -1, -1))
+    model.save_pretrained(tmp_path)
+    loaded = load_model(tmp_path)
+    assert loaded.x_shape == (3, 16, 32) and torch.equal(loaded(x_0, timesteps, labels), output)
+
+
+def test_a_model_for_images_knows_their_mean_and_rows(tiny, dataset):
+    mean, std = dataset.mean_and_std()
+    model = model_for(tiny.replace(patch_size=4), dataset)
+    assert torch.equal(model.pixel_mean, mean) and model.pixel_scale == tiny.data_scale
+    assert tuple(model.config.rows) == varying_rows(std, 8) != (0, 64)
+    assert model_for(tiny.replace(trim_rows=False), dataset).x_shape == (3, 64, 64)
+    plain = model_for(tiny.replace(standardise=False), dataset)
+    assert plain.x_shape == (3, 64, 64)
+    assert not plain.pixel_mean.any() and plain.pixel_scale == 1
+
+
 def test_denormalise_clips_to_the_range_of_images():
     model = small("plain")
     x_0 = torch.full((3, 32, 32), 7.0)
@@ -152,7 +186,8 @@ def test_the_original_configuration_is_that_of_the_report():
     assert tuple(config.block_out_channels) == (128, 128, 256, 256, 512, 512)
     assert list(config.down_block_types) == ["DownBlock2D"] * 6
     assert list(config.up_block_types) == ["UpBlock2D"] * 6
-    assert (config.sample_size, config.in_channels, config.out_channels) == (64, 3, 3)
+    assert tuple(config.sample_size) == (64, 64)
+    assert (config.in_channels, config.out_channels) == (3, 3)
     assert config.layers_per_block == 2 and config.resnet_time_scale_shift == "default"
     assert model.class_embedding.weight.shape == (512, 24)
     assert model.unet.time_embedding.linear_2.out_features == 512
@@ -164,7 +199,8 @@ def test_the_up_side_mirrors_the_down_side():
     assert list(config.up_block_types) == ["AttnUpBlock2D", "UpBlock2D"]
     assert tuple(config.block_out_channels) == (8, 16)
     patches = small("patches").unet.config
-    assert (patches.sample_size, patches.in_channels, patches.out_channels) == (8, 48, 48)
+    assert tuple(patches.sample_size) == (8, 8)
+    assert (patches.in_channels, patches.out_channels) == (48, 48)
     assert patches.resnet_time_scale_shift == "scale_shift"
 
 

@@ -129,10 +129,10 @@ def test_every_weight_moves(tiny, configuration):
 def test_muon_takes_the_inner_matrices_alone(tiny, conditioning, backbone):
     params = tiny.replace(optimizer="muon", conditioning=conditioning, backbone=backbone)
     model = make_model(params)
-    muon, adamw = make_optimizers(model, params)
+    *muon, adamw = make_optimizers(model, params)
     names = {weight.data_ptr(): name for name, weight in model.named_parameters()}
-    inner = {names[view.data_ptr()] for view in muon.param_groups[0]["params"]}
-    assert muon.param_groups[0]["lr"] == params.muon_learning_rate
+    inner = {names[view.data_ptr()] for half in muon for view in half.param_groups[0]["params"]}
+    assert all(half.param_groups[0]["lr"] == params.muon_learning_rate for half in muon)
     assert all(group["lr"] == params.learning_rate for group in adamw.param_groups)
     assert not any(part in name for name in inner
                    for part in ("bias", "conv_in", "conv_out", "embedding", "norm", "tokens",

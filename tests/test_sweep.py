@@ -10,7 +10,7 @@ from conftest import ROOT
 from cddpm_core import sweep
 from cddpm_core.params import Params, read_yaml, resolve
 from cddpm_core.runs import OUTPUTS, Run
-from cddpm_core.training import read_checkpoint
+from cddpm_core.trainer import read_checkpoint
 
 ABLATIONS = sorted((ROOT / "params/ablations").glob("*.yaml"))
 QUICK = resolve(read_yaml(ROOT / "params/quick.yaml"))

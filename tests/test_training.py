@@ -1,4 +1,3 @@
-import copy
 import json
 import math
 import shutil
@@ -6,41 +5,21 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, same
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cddpm_core import training
-from cddpm_core.data import IclevrDataset
 from cddpm_core.errors import UserError
 from cddpm_core.params import read_yaml, resolve
 from cddpm_core.pipeline import _set_other_training_aside
 from cddpm_core.runs import Run
 from cddpm_core.sampling import sample
-from cddpm_core.schedule import loss_weight
-from cddpm_core.training import (
-    TRAIN_KEYS,
-    Trainer,
-    device_of,
-    load_trained,
-    read_checkpoint,
-    train,
-)
+from cddpm_core.trainer import Trainer, read_checkpoint
+from cddpm_core.training import load_trained, train
 
 
 def weights_of(run) -> dict[str, torch.Tensor]:
     return read_checkpoint(run / "checkpoint.pt")["model"]
-
-
-def same(a, b) -> bool:
-    """Whether two nested states are equal to the last bit."""
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
 
 
 def state_of(run) -> dict:
@@ -105,24 +84,6 @@ def test_training_may_stop_anywhere_and_often(tiny, dataset, tmp_path_factory, s
     assert same(state_of(one), state_of(many))
     steps = [line["step"] for line in many.history()]
     assert steps == sorted(set(steps)) and steps[-1] == 9
-
-
-def test_every_image_is_seen_once_an_epoch(tiny, dataset):
-    trainer = Trainer(tiny, dataset)
-    seen = np.concatenate([trainer._indices(step) for step in range(9)])
-    assert trainer.total_steps == 9 and len(seen) == 72
-    for epoch in (seen[:36], seen[36:]):
-        assert sorted(epoch) == list(range(36))
-    assert not np.array_equal(seen[:36], seen[36:])
-    fresh = Trainer(tiny, dataset)
-    assert np.array_equal(fresh._indices(6), seen[48:56])
-    assert np.array_equal(fresh._indices(1), seen[8:16])
-
-
-def test_last_batch_is_filled_from_the_next_epoch(tiny, dataset):
-    trainer = Trainer(tiny.replace(batch_size=10, epochs=1), dataset)
-    assert trainer.total_steps == 4
-    assert len(trainer._indices(3)) == 10
 
 
 def test_batch_larger_than_the_set(tiny, dataset, run):
@@ -197,15 +158,6 @@ def test_fewer_epochs_than_were_trained_are_one_sentence(tiny, dataset, run):
         train(tiny.replace(epochs=1), dataset, run)
 
 
-def test_the_loss_falls_on_a_tiny_set(tiny, dataset):
-    # At low noise there is much to gain, and a new U-ViT begins with a prediction of nothing.
-    params = tiny.replace(epochs=12, patch_size=4, class_emb_size=64, timestep_shift=-1,
-                          loss_weighting="uniform")
-    trainer = Trainer(params, dataset)
-    losses = [float(trainer.update()) for _ in range(trainer.total_steps)]
-    assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:3])
-
-
 def test_checkpoints_are_written_along_the_way(tiny, dataset, run):
     seen = []
 
@@ -247,119 +199,13 @@ def test_the_saved_model_has_the_averaged_weights(tiny, dataset, run, ema):
         assert torch.equal(weight, expected)
     differs = any(not torch.equal(w, state["model"][n]) for n, w in model.named_parameters())
     assert differs == bool(ema)
-    assert torch.equal(model.pixel_mean, dataset.mean_image())
+    assert torch.equal(model.pixel_mean, dataset.mean_and_std()[0])
     assert model.pixel_scale == pytest.approx(params.data_scale)
     assert scheduler.config.num_train_timesteps == params.num_train_timesteps
     assert scheduler.config.prediction_type == params.prediction_type
     images = sample(model, scheduler, dataset.labels[:1], [0], sampler="ddim",
                     num_inference_steps=5)
     assert images.shape == (1, 3, 64, 64)
-
-
-def test_the_average_follows_the_weights(tiny, dataset):
-    trainer = Trainer(tiny.replace(ema_decay=0.5), dataset)
-    average = None
-    for step in range(4):
-        trainer.update()
-        weight = trainer.model.class_embedding.weight.detach().clone()
-        # diffusers begins with a shorter memory, (1 + n) / (10 + n) after n steps.
-        decay = min(0.5, (1 + step) / (10 + step)) if step else 0.0
-        average = weight if average is None else decay * average + (1 - decay) * weight
-    assert torch.allclose(trainer.averaged().class_embedding.weight, average, atol=1e-6)
-
-
-def test_without_standardising_images_are_the_x_0(tiny, dataset):
-    trainer = Trainer(tiny.replace(standardise=False), dataset)
-    assert not trainer.model.pixel_mean.any() and trainer.model.pixel_scale == 1
-
-
-@pytest.mark.parametrize(("drop", "zeros"), [(0.0, 0), (1.0, 8)])
-def test_labels_are_dropped_at_the_share_asked_for(tiny, dataset, drop, zeros):
-    trainer = Trainer(tiny.replace(label_drop=drop, guidance_scale=1), dataset)
-    seen = []
-    trainer.model.class_embedding.register_forward_pre_hook(lambda _, x: seen.append(x[0]))
-    trainer.update()
-    assert (seen[0].sum(1) == 0).sum() == zeros
-
-
-def test_learning_rate_follows_its_schedule(tiny, dataset):
-    trainer = Trainer(tiny, dataset)
-    rates = []
-    for _ in range(9):
-        trainer.update()
-        rates.append([o.param_groups[0]["lr"] for o in trainer.optimizers])
-    muon, adamw = zip(*rates, strict=True)
-    assert muon[:3] == pytest.approx([0.02 / 3, 0.04 / 3, 0.02])
-    assert adamw[2] == pytest.approx(tiny.learning_rate)
-    assert muon[-1] == pytest.approx(0.02 * (1 - 8 / 9) / 0.5)
-
-
-OTHER = {"seed": 3, "class_emb_size": 64, "conditioning": "class_embedding", "backbone": "unet",
-         "batch_size": 4, "optimizer": "adam", "learning_rate": 0.5, "ema_decay": 0.5,
-         "num_train_timesteps": 30, "prediction_type": "v_prediction", "label_drop": 0.7,
-         "loss_weighting": "uniform"}
-
-
-@pytest.mark.parametrize("key", OTHER)
-def test_checkpoint_of_another_configuration_is_named(tiny, dataset, run, key):
-    train(tiny.replace(max_steps=1), dataset, run)
-    with pytest.raises(UserError) as error:
-        train(tiny.replace(**{key: OTHER[key]}), dataset, run)
-    assert f"checkpoint.pt: checkpoint of another configuration, {key} is" in str(error.value)
-    assert repr(OTHER[key]) in str(error.value) and "\n" not in str(error.value)
-
-
-def test_what_does_not_make_the_weights_may_change(tiny, dataset, run):
-    train(tiny.replace(max_steps=1), dataset, run)
-    other = tiny.replace(title="another", sampler="ddim", guidance_scale=2, evaluate_every=1,
-                         checkpoint_minutes=9, sample_batch_size=3, max_steps=2)
-    assert train(other, dataset, run)["steps"] == 2
-    assert "title" not in TRAIN_KEYS
-
-
-def test_checkpoint_of_another_data_set_is_named(tiny, dataset, run, rendered, tmp_path):
-    train(tiny.replace(max_steps=1), dataset, run)
-    other = shutil.copytree(rendered, tmp_path / "other")
-    labels = json.loads((other / "train.json").read_text())
-    (other / "train.json").write_text(json.dumps(dict(list(labels.items())[:-1])))
-    with pytest.raises(UserError, match="checkpoint of another data set, of 36 images where there "
-                                        "are 35 here"):
-        train(tiny, IclevrDataset(other), run)
-    labels[next(iter(labels))] = ["gray cube", "cyan cube", "red cube"]
-    (other / "train.json").write_text(json.dumps(labels))
-    with pytest.raises(UserError, match="checkpoint of another data set"):
-        train(tiny, IclevrDataset(other), run)
-    # The same set at another place is the same set.
-    assert train(tiny.replace(max_steps=2), IclevrDataset(rendered, in_memory=False),
-                 run)["steps"] == 2
-
-
-@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 hardly a zip", None])
-def test_damaged_checkpoint_is_one_sentence(tiny, dataset, run, content):
-    train(tiny.replace(max_steps=1), dataset, run)
-    path = run / "checkpoint.pt"
-    path.write_bytes(path.read_bytes()[:-2000] if content is None else content)
-    with pytest.raises(UserError) as error:
-        train(tiny, dataset, run)
-    assert f"{path}: not a readable checkpoint" in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("content", [{"step": 3}, [1, 2], {}])
-def test_another_file_in_place_of_the_checkpoint_is_one_sentence(run, content):
-    run.folder.mkdir(parents=True)
-    torch.save(content, run / "checkpoint.pt")
-    with pytest.raises(UserError, match="not a checkpoint of this library"):
-        read_checkpoint(run / "checkpoint.pt")
-
-
-def test_checkpoint_with_other_weights_is_one_sentence(tiny, dataset, run):
-    train(tiny.replace(max_steps=1), dataset, run)
-    state = torch.load(run / "checkpoint.pt", weights_only=True)
-    state["model"].pop("class_embedding.bias")
-    torch.save(state, run / "checkpoint.pt")
-    with pytest.raises(UserError, match="checkpoint of another network"):
-        train(tiny, dataset, run)
 
 
 def test_no_trained_model_or_scheduler_is_one_sentence(tiny, dataset, run):
@@ -370,43 +216,6 @@ def test_no_trained_model_or_scheduler_is_one_sentence(tiny, dataset, run):
         spoil(run / "model/scheduler/scheduler_config.json")
         with pytest.raises(UserError, match="scheduler: not a readable scheduler"):
             load_trained(run, tiny)
-
-
-@pytest.fixture
-def poison(monkeypatch):
-    """Steps, counted from 0, whose loss is made NaN."""
-    bad, seen = set(), []
-
-    def weight(*args):
-        seen.append(None)
-        return loss_weight(*args) * (math.nan if len(seen) - 1 in bad else 1)
-
-    monkeypatch.setattr(training, "loss_weight", weight)
-    return bad
-
-
-def test_a_step_without_a_finite_loss_changes_nothing_but_the_count(tiny, dataset, poison):
-    poison.update({2, 3})
-    trainer = Trainer(tiny, dataset)
-    for _ in range(2):
-        trainer.update()
-    before = copy.deepcopy([trainer.model.state_dict(), trainer.ema.state_dict(),
-                            [o.state_dict()["state"] for o in trainer.optimizers]])
-    for count in (1, 2):
-        assert trainer.update().isnan()
-        assert (trainer.step, trainer.skipped, trainer.in_a_row) == (2 + count, count, count)
-    assert same(before, [trainer.model.state_dict(), trainer.ema.state_dict(),
-                         [o.state_dict()["state"] for o in trainer.optimizers]])
-    assert trainer.update().isfinite() and trainer.in_a_row == 0 and trainer.skipped == 2
-    assert not same(before[0], trainer.model.state_dict())
-
-
-def test_an_infinite_gradient_is_skipped_though_the_loss_is_finite(tiny, dataset):
-    trainer = Trainer(tiny, dataset)
-    trainer.model.class_embedding.bias.register_hook(lambda grad: grad * math.inf)
-    before = copy.deepcopy(trainer.model.state_dict())
-    assert trainer.update().isfinite() and trainer.skipped == 1
-    assert same(before, trainer.model.state_dict())
 
 
 def test_skipped_steps_are_counted_in_history_and_result(tiny, dataset, run, again, poison):
@@ -460,24 +269,6 @@ def test_a_training_killed_between_two_lines_writes_the_same_history(tiny, datas
     one, two = ([{k: v for k, v in line.items() if k not in timed} for line in r.history()]
                 for r in (run, again))
     assert one == two and len(one) == 1
-
-
-def test_images_with_more_objects_than_tokens_are_one_sentence(tiny, dataset, rendered, tmp_path):
-    other = shutil.copytree(rendered, tmp_path / "other")
-    labels = json.loads((other / "train.json").read_text())
-    labels[next(iter(labels))] = ["gray cube", "cyan cube", "red cube", "blue cube"]
-    (other / "train.json").write_text(json.dumps(labels))
-    with pytest.raises(UserError, match="one names 4 objects, expected at most 3"):
-        Trainer(tiny.replace(conditioning="object_tokens"), IclevrDataset(other))
-
-
-def test_device_that_is_not_there_is_one_sentence(tiny):
-    assert device_of(tiny) == torch.device("cpu")
-    best = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    assert device_of(tiny.replace(device="auto")).type == (best.type if best else "cpu")
-    absent = next(kind for kind in ("mps", "cuda") if best is None or best.type != kind)
-    with pytest.raises(UserError, match=f"device: '{absent}' is not there"):
-        device_of(tiny.replace(device=absent))
 
 
 # The networks are the presets' own; a batch is small, for the sake of time and memory.

@@ -1,0 +1,225 @@
+"""One training as a state and a step: model, moving average, optimisers, counters, checkpoint.
+
+The order of the images, the noise, the timesteps and the dropped labels are
+functions of the seed and the step, so a resumed run goes the same way as one
+that was never stopped.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.training_utils import EMAModel
+from torch.nn.utils import get_total_norm
+
+from cddpm_core.data import IclevrDataset
+from cddpm_core.errors import UserError
+from cddpm_core.model import ClassConditionedUnet, model_for
+from cddpm_core.optim import lr_factor, make_optimizers
+from cddpm_core.params import Params
+from cddpm_core.runs import atomic
+from cddpm_core.sampling import autocast
+from cddpm_core.schedule import draw_timesteps, loss_weight, make_scheduler, target
+
+__all__ = ["DATA_KEYS", "TRAIN_KEYS", "Trainer", "device_of", "read_checkpoint"]
+
+# The parameters that make the weights; a checkpoint is resumed only with the same ones.
+# More epochs may be asked for; with a falling learning rate that is not quite one long training.
+TRAIN_KEYS = ("seed", "image_size", "class_emb_size", "backbone", "transformer_blocks",
+              "conditioning", "blocks", "channels", "layers_per_block", "patch_size",
+              "time_scale_shift", "attention_head_dim", "standardise", "trim_rows", "data_scale",
+              "num_train_timesteps", "beta_schedule", "prediction_type", "timestep_sampling",
+              "timestep_shift", "loss_weighting", "loss_weight_max", "batch_size", "optimizer",
+              "learning_rate", "muon_learning_rate", "lr_schedule", "lr_warmup_steps",
+              "lr_decay_start", "label_drop", "ema_decay", "mixed_precision")
+DATA_KEYS = ("data", "num_scenes", "data_seed", "holdout")
+CHECKPOINT_KEYS = {"params", "images", "labels", "step", "seconds", "model", "ema", "optimizers"}
+
+
+def device_of(params: Params) -> torch.device:
+    """Return the device asked for, the best one there is for ``auto``."""
+    best = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if params.device == "auto":
+        return torch.device(best.type if best else "cpu")
+    if params.device != "cpu" and (best is None or best.type != params.device):
+        raise UserError(f"device: {params.device!r} is not there, expected 'auto' or 'cpu'")
+    return torch.device(params.device)
+
+
+class Trainer:
+    """The state of one training: model, moving average, optimisers and counters.
+
+    ``step`` counts updates, ``seconds`` the time spent on them, ``skipped`` those
+    left out for a loss or gradient that was not finite. ``losses`` are those since the
+    last line of the history. `save` and `load` write and read all of it. ``in_a_row``
+    counts the last steps left out and begins anew with a resumed training.
+
+    On a CPU a batch goes through the network in two parts at once, each with half of
+    the cores: one pass on all of them leaves them waiting for each other.
+    """
+
+    def __init__(self, params: Params, dataset: IclevrDataset) -> None:
+        self.params, self.dataset = params, dataset
+        self.device = device_of(params)
+        self.scheduler = make_scheduler(params)
+        self.model = model_for(params, dataset).to(self.device)
+        self.weights = list(self.model.parameters())
+        self.optimizers = make_optimizers(self.model, params)
+        self.peaks = [[g["lr"] for g in o.param_groups] for o in self.optimizers]
+        self.ema = EMAModel(self.weights, decay=params.ema_decay)
+        # As many on every machine, so that a seed gives the same weights on one core as on two.
+        self.parts = 2 if self.device.type == "cpu" and params.batch_size >= 32 else 1
+        self._pool: ThreadPoolExecutor | None = None
+        self.total_steps = math.ceil(params.epochs * len(dataset) / params.batch_size)
+        self.step, self.seconds, self.skipped, self.in_a_row = 0, 0.0, 0, 0
+        self.losses: list[float] = []
+        self._order: tuple[int, np.ndarray] | None = None
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the training images so far, a fraction."""
+        return self.step * self.params.batch_size / len(self.dataset)
+
+    def _indices(self, step: int) -> np.ndarray:
+        """Indices of the images of a step: shuffled epochs, one after the other."""
+        size, count = self.params.batch_size, len(self.dataset)
+        chosen = []
+        for position in range(step * size, (step + 1) * size):
+            epoch, place = divmod(position, count)
+            if self._order is None or self._order[0] != epoch:
+                shuffled = np.random.default_rng([self.params.seed, epoch]).permutation(count)
+                self._order = (epoch, shuffled)
+            chosen.append(self._order[1][place])
+        return np.array(chosen)
+
+    def update(self) -> torch.Tensor:
+        """Take one step and return its loss, a scalar tensor (Ho et al. 2020, algorithm 1).
+
+        A loss or gradient that is not finite leaves weights, optimisers and average as they are.
+        """
+        p, device = self.params, self.device
+        images, labels = self.dataset.batch(self._indices(self.step))
+        generator = torch.Generator().manual_seed(p.seed * 2**32 + self.step)
+        count = len(images)
+        timesteps = draw_timesteps(count, p.num_train_timesteps, p.timestep_sampling,
+                                   p.timestep_shift, generator).to(device)
+        x_0 = self.model.standardise(images.to(device, non_blocking=True))
+        epsilon = torch.randn(x_0.shape, generator=generator).to(device)
+        kept = (torch.rand(count, 1, generator=generator) >= p.label_drop).float()
+        x_t = self.scheduler.add_noise(x_0, epsilon, timesteps)
+        weight = loss_weight(self.scheduler, timesteps, p.loss_weighting, p.loss_weight_max)
+        batch = (x_t, timesteps, (labels * kept).to(device),
+                 target(self.scheduler, x_0, epsilon, timesteps), weight.to(device) / count)
+        losses, gradients = zip(*self._side_by_side(
+            self._gradients, *(tensor.chunk(self.parts) for tensor in batch)), strict=True)
+        loss = sum(losses)
+        for weights, *found in zip(self.weights, *gradients, strict=True):
+            weights.grad = None if found[0] is None else sum(found[1:], found[0])
+        norm = get_total_norm([w.grad for w in self.weights if w.grad is not None])
+        self.step += 1
+        if not (loss + norm.to(loss)).isfinite():
+            self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
+            return loss
+        self.in_a_row = 0
+        factor = lr_factor(self.step - 1, self.total_steps, p)
+        for optimizer, peaks in zip(self.optimizers, self.peaks, strict=True):
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * factor
+        self._side_by_side(lambda optimizer: optimizer.step(), self.optimizers)
+        if p.ema_decay:
+            self.ema.step(self.weights)
+        return loss
+
+    def _gradients(self, x_t, timesteps, labels, wanted, weight):
+        """Return the loss of a part of the batch and its gradient by each weight."""
+        with autocast(self.device, self.params.mixed_precision):
+            output = self.model(x_t, timesteps, labels)
+        loss = (((output.float() - wanted) ** 2).mean((1, 2, 3)) * weight).sum()
+        return loss.detach(), torch.autograd.grad(loss, self.weights, allow_unused=True)
+
+    def _side_by_side(self, work: Callable, *parts: Sequence) -> list:
+        """Return ``work`` of each part, in their order, from ``self.parts`` threads."""
+        cores = torch.get_num_threads()
+        if self.parts == 1 or cores == 1:
+            return list(map(work, *parts))
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self.parts, initializer=torch.set_num_threads,
+                                            initargs=(cores // self.parts,))
+        # Some kernels have one setting for all threads, others one a thread.
+        torch.set_num_threads(cores // self.parts)
+        try:
+            return list(self._pool.map(work, *parts))
+        finally:
+            torch.set_num_threads(cores)
+
+    def averaged(self) -> ClassConditionedUnet:
+        """Return a copy of the model with the averaged weights, ready to sample."""
+        model = copy.deepcopy(self.model)
+        if self.params.ema_decay:
+            self.ema.copy_to(model.parameters())
+        return model.eval()
+
+    def _labels_hash(self) -> str:
+        return hashlib.sha256(self.dataset.labels.numpy().tobytes()).hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Write the whole state to a checkpoint, atomically."""
+        kept = {k: getattr(self.params, k) for k in (*TRAIN_KEYS, *DATA_KEYS)}
+        state = {"schema": 1, "params": kept, "images": len(self.dataset),
+                 "labels": self._labels_hash(), "step": self.step, "seconds": self.seconds,
+                 "skipped": self.skipped, "losses": self.losses,
+                 "model": self.model.state_dict(), "ema": self.ema.state_dict(),
+                 "optimizers": [o.state_dict() for o in self.optimizers]}
+        with atomic(path) as temporary:
+            torch.save(state, temporary)
+
+    def load(self, path: Path) -> None:
+        """Continue from a checkpoint; `UserError` if it is damaged or of another configuration."""
+        state = read_checkpoint(path)
+        made_with, anew = state["params"], "take another run name, or remove that file"
+        for key in TRAIN_KEYS:
+            if made_with.get(key) != getattr(self.params, key):
+                raise UserError(
+                    f"{path}: checkpoint of another configuration, {key} is "
+                    f"{made_with.get(key)!r} there and {getattr(self.params, key)!r} here; "
+                    f"{anew} to train anew")
+        if (state["images"], state["labels"]) != (len(self.dataset), self._labels_hash()):
+            raise UserError(f"{path}: checkpoint of another data set, of {state['images']} images "
+                            f"where there are {len(self.dataset)} here, or with other labels; "
+                            f"{anew}")
+        if state["step"] > self.total_steps:
+            raise UserError(f"{path}: checkpoint of step {state['step']}, beyond the "
+                            f"{self.total_steps} that epochs {self.params.epochs} asks for; {anew}")
+        try:
+            self.model.load_state_dict(state["model"])
+            self.ema.load_state_dict(state["ema"])
+            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise UserError(f"{path}: checkpoint of another network ({type(error).__name__}), "
+                            "remove it to train anew") from None
+        self.ema.to(self.device)
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.skipped, self.losses = state.get("skipped", 0), list(state.get("losses", []))
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Return what `Trainer.save` wrote; `UserError` if the file is damaged."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        missing = CHECKPOINT_KEYS - set(state)
+    except Exception as error:
+        raise UserError(f"{path}: not a readable checkpoint ({type(error).__name__}), "
+                        "remove it to train anew") from None
+    if missing:
+        raise UserError(f"{path}: not a checkpoint of this library, {', '.join(sorted(missing))} "
+                        "not in it; remove it to train anew")
+    return state
