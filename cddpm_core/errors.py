@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
 
-__all__ = ["UserError", "did_you_mean"]
+__all__ = ["UserError", "did_you_mean", "shown"]
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 2, 80, 80, 40
 
 
 class UserError(Exception):
@@ -23,3 +27,11 @@ def did_you_mean(name: object, options: Iterable[str]) -> str:
     """Return ``' (did you mean ...?)'`` for the nearest of ``options``, or ``''``."""
     near = difflib.get_close_matches(str(name), list(options), n=3, cutoff=0.6)
     return f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
+
+
+def shown(value: object) -> str:
+    """Return ``repr(value)`` on one line, cut short where it is long: it is a stranger's."""
+    try:
+        return " ".join(_SHORT.repr(value).split())
+    except ValueError:  # an integer of more digits than Python writes
+        return f"a very large {type(value).__name__}"

@@ -13,7 +13,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from cddpm_core.errors import UserError
-from cddpm_core.runs import write_json
+from cddpm_core.runs import remove_leftovers, write_json
 
 __all__ = ["locked"]
 
@@ -25,7 +25,7 @@ def locked(folder: str | Path) -> Iterator[None]:
     The operating system holds ``.lock`` and lets go of it when the process ends in
     whatever way; ``holder.json`` says who that is. A process with an ancestor that holds
     the folder (a kernel of the pipeline, say) shares it. Raises `UserError` that names
-    the process which holds it.
+    the process which holds it. What a killed process had half written is removed.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -44,6 +44,7 @@ def locked(folder: str | Path) -> Iterator[None]:
         yield
         return
     try:
+        remove_leftovers(folder)
         write_json(about, {"pid": me.pid, "since": me.create_time(), "host": socket.gethostname(),
                            "command": " ".join(" ".join(me.cmdline()).split())[:200]})
         yield

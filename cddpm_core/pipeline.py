@@ -80,6 +80,7 @@ def run_stages(names: Sequence[str], params: Params, *, force: bool = False) -> 
 def _run_stages(names: Sequence[str], params: Params, run: Run, force: bool) -> None:
     if "train" in names:
         _set_other_training_aside(run, params)
+    run.interrupted()
     run.write_params(params)
     keys: dict[str, str] = {}
     for name in names:
@@ -169,11 +170,12 @@ def _set_other_training_aside(run: Run, params: Params) -> None:
         return
     aside = run / f"previous/{time.strftime('%Y%m%d-%H%M%S')}"
     aside.mkdir(parents=True)
-    for name in ("checkpoint.pt", "history.jsonl", "model", "timesteps"):
-        if (run / name).exists():
-            shutil.move(run / name, aside / name)
     # The stages that need not run again rely on these, so they stay as well.
     for name in ("metrics.json", "params.yaml"):
         if (run / name).exists():
             shutil.copy(run / name, aside / name)
+    # The checkpoint last: while it is there, what is left is moved by the next start.
+    for name in ("history.jsonl", "model", "timesteps", "checkpoint.pt"):
+        if (run / name).exists():
+            shutil.move(run / name, aside / name)
     print(f"train: parameters changed, the training so far is kept in {aside}", flush=True)

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -19,15 +21,17 @@ import psutil
 from tqdm import tqdm
 from tqdm.auto import tqdm as auto_tqdm
 
-from cddpm_core.errors import UserError
+from cddpm_core.errors import UserError, shown
 from cddpm_core.params import Params, from_notebook, read_yaml, resolve, to_yaml
 
-__all__ = ["Run", "atomic", "headless", "open_run", "progress", "project_root", "write_json"]
+__all__ = ["Run", "atomic", "check_schema", "headless", "open_run", "progress", "project_root",
+           "remove_leftovers", "write_json"]
 
 SCHEMA = 1
 HEADLESS = "CDDPM_HEADLESS"  # set while the pipeline runs a notebook
 OUTPUTS = "CDDPM_OUTPUTS"  # another place for outputs/, a larger disk for instance
 DEFAULT_RUN = "quick"
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
 
 
 def project_root() -> Path:
@@ -42,15 +46,53 @@ def project_root() -> Path:
 
 @contextlib.contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success it is renamed to ``path``."""
+    """Yield a temporary path beside ``path``; on success it is renamed to ``path``.
+
+    If a folder has been made there, each of its files is renamed to its place in ``path``.
+    Raises `UserError` if the disk is full or may not be written to.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        os.replace(temporary, path)
+        if temporary.is_dir():
+            for file in sorted(f for f in temporary.rglob("*") if f.is_file()):
+                place = path / file.relative_to(temporary)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(file, place)
+        else:
+            os.replace(temporary, path)
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        raise UserError(f"{path}: cannot be written ({error.strerror}); mend that and give the "
+                        "same command again") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
+
+
+def check_schema(found: Mapping[str, Any], path: Path) -> None:
+    """Raise `UserError` if a file was written by a later version of this package."""
+    schema = found.get("schema", SCHEMA)
+    if not isinstance(schema, int) or schema != SCHEMA:
+        raise UserError(f"{path}: expected schema {SCHEMA}, found {shown(schema)}; it was "
+                        "written by another version of this package")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what processes that were killed had not yet renamed to its place."""
+    for path in [*folder.rglob(".*.tmp"), *folder.glob(".*.running.ipynb")]:
+        pid = path.name.split(".")[-2]
+        if not pid.isdigit() or not psutil.pid_exists(int(pid)):
+            _remove(path)
 
 
 def write_json(path: str | Path, content: Any) -> None:
@@ -124,11 +166,13 @@ class Run:
     def read(self, name: str) -> dict[str, Any]:
         """Return a JSON file of the run, ``{}`` if there is none yet."""
         try:
-            return json.loads((self / name).read_text(encoding="utf-8"))
+            found = dict(json.loads((self / name).read_text(encoding="utf-8")))
         except FileNotFoundError:
             return {}
-        except ValueError:
+        except (TypeError, ValueError):
             raise UserError(f"{self / name}: malformed JSON, remove it and run again") from None
+        check_schema(found, self / name)
+        return found
 
     def need(self, key: str, command: str) -> dict[str, Any]:
         """Return the part ``key`` of ``metrics.json``; `UserError` says which command makes it."""
@@ -144,10 +188,20 @@ class Run:
         return metrics
 
     def set_stage(self, stage: str, state: str, **more: Any) -> None:
-        """Record the state of a stage in ``status.json``: running, done or failed."""
+        """Record the state of a stage in ``status.json``: running, done, failed or interrupted.
+
+        A stage whose process was killed is ``running``, with the ``pid`` of that process, until
+        `interrupted` is called, which the pipeline does before it runs a stage.
+        """
         status = {"schema": SCHEMA, "run": self.name, **self.read("status.json")}
         status.setdefault("stages", {})[stage] = {"state": state, **more}
         write_json(self / "status.json", status)
+
+    def interrupted(self) -> None:
+        """Record that no stage runs any more, to be called by who holds the folder alone."""
+        for name, about in self.read("status.json").get("stages", {}).items():
+            if about["state"] == "running":
+                self.set_stage(name, **{**about, "state": "interrupted"})
 
     def history(self) -> list[dict[str, Any]]:
         """Return the lines of ``history.jsonl``, oldest first."""
@@ -176,8 +230,9 @@ class Run:
         try:
             yield
         except BaseException as error:
-            self.set_stage(name, "failed", seconds=round(time.time() - started, 1),
-                           error=str(error)[:500], **more)
+            with contextlib.suppress(UserError):  # a full disk, say, which is the error already
+                self.set_stage(name, "failed", seconds=round(time.time() - started, 1),
+                               error=str(error)[:500], **more)
             raise
         self.set_stage(name, "done", seconds=round(time.time() - started, 1), **more)
 
