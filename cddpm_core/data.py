@@ -32,6 +32,7 @@ from cddpm_core.scenes import RENDERER_VERSION, render_dataset
 __all__ = ["ConditionDataset", "DataSource", "FolderFiles", "IclevrDataset", "check_folder",
            "data_source", "folder_files", "left_out", "load_image", "to_tensor", "varying_rows"]
 
+MOST_PIXELS = 30_000_000  # of an image file, of which memory has to hold several copies
 IMAGE_FOLDERS = ("iclevr", "images", ".")
 
 
@@ -43,6 +44,9 @@ def load_image(path: str | Path, image_size: int = 64) -> np.ndarray:
     """
     try:
         with Image.open(path) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise ValueError(f"{image.width} x {image.height} pixels, expected at most "
+                                 f"{MOST_PIXELS:,}")
             if image.mode.startswith("I"):  # which Pillow would clip to 255, not scale
                 image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
             if image.mode in ("P", "LA", "PA") or "transparency" in image.info:

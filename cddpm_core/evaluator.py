@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torchvision.models import ResNet, resnet18
 
-from cddpm_core.errors import UserError
+from cddpm_core.errors import UserError, shown
 from cddpm_core.labels import OBJECTS, check_names
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 OFFICIAL_SHA256 = "38a27369dac0ad64302bec2ee8d98bd6f27de17f4bde60ebcd2e3ff7981e9d63"
+MOST_BYTES = 500_000_000  # ten times the size of the official checkpoint
 
 
 def build_resnet18() -> ResNet:
@@ -95,6 +96,8 @@ def load_official(path: str | Path, device: str | torch.device = "cpu") -> Evalu
     path = Path(path)
     expected = "expected the lab's evaluator checkpoint with ResNet-18 weights under 'model'"
     try:
+        if path.stat().st_size > MOST_BYTES:
+            raise UserError(f"{path}: found {path.stat().st_size:,} bytes, {expected}")
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file, {expected}") from None
@@ -109,7 +112,8 @@ def load_official(path: str | Path, device: str | torch.device = "cpu") -> Evalu
     except Exception:  # torch.load meets foreign bytes with errors of many types
         raise UserError(f"{path}: found no checkpoint that torch can read, {expected}") from None
     if not isinstance(content, dict) or "model" not in content:
-        found = f"keys {list(content)[:5]}" if isinstance(content, dict) else type(content).__name__
+        found = (f"keys {shown(list(content))}" if isinstance(content, dict)
+                 else type(content).__name__)
         raise UserError(f"{path}: found {found} without 'model', {expected}")
     model = build_resnet18()
     problem = _mismatch(content["model"], model.state_dict())
@@ -128,8 +132,8 @@ def _mismatch(found: Any, expected: dict[str, torch.Tensor]) -> str:
             return f"no weights {name!r}"
         if found[name].shape != tensor.shape:
             return f"{name!r} of shape {tuple(found[name].shape)} for {tuple(tensor.shape)}"
-    surplus = sorted(set(found) - set(expected))
-    return f"weights {surplus[0]!r} that the network has not" if surplus else ""
+    surplus = sorted(map(str, set(found) - set(expected)))
+    return f"weights {shown(surplus[0])} that the network has not" if surplus else ""
 
 
 def score(

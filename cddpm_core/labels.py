@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from cddpm_core.errors import UserError, did_you_mean
+from cddpm_core.errors import UserError, did_you_mean, shown
 
 __all__ = [
     "COLOURS",
@@ -36,6 +36,7 @@ SHAPES = ("cube", "sphere", "cylinder")
 COLOURS = ("gray", "red", "blue", "green", "brown", "purple", "cyan", "yellow")
 OBJECTS = tuple(f"{colour} {shape}" for shape in SHAPES for colour in COLOURS)
 CONDITION_FILES = ("test", "new_test")
+MOST_BYTES = 50_000_000  # of a label file
 
 _INDEX = {name: i for i, name in enumerate(OBJECTS)}
 
@@ -47,17 +48,17 @@ def check_names(names: Any, where: str) -> tuple[str, ...]:
     `UserError` raised for anything else.
     """
     if not isinstance(names, list | tuple):
-        raise UserError(f"{where}: expected a list of object names, found {names!r}")
+        raise UserError(f"{where}: expected a list of object names, found {shown(names)}")
     if not names:
         raise UserError(f"{where}: the label list is empty, expected at least one object name")
     for name in names:
         if not isinstance(name, str) or name not in _INDEX:
             raise UserError(
-                f"{where}: unknown label {name!r}{did_you_mean(name, OBJECTS)}, "
+                f"{where}: unknown label {shown(name)}{did_you_mean(name, OBJECTS)}, "
                 "expected a colour and a shape such as 'red sphere'"
             )
     if len(set(names)) != len(names):
-        raise UserError(f"{where}: an object is named twice in {list(names)}")
+        raise UserError(f"{where}: an object is named twice in {shown(list(names))}")
     return tuple(names)
 
 
@@ -79,6 +80,9 @@ def read_json(path: str | Path) -> Any:
     """Return the content of a JSON file; `UserError` if it is missing or malformed."""
     path = Path(path)
     try:
+        if path.stat().st_size > MOST_BYTES:
+            raise UserError(f"{path}: expected at most {MOST_BYTES:,} bytes, "
+                            f"found {path.stat().st_size:,}")
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
@@ -99,9 +103,9 @@ def read_objects(path: str | Path) -> dict[str, int]:
         raise UserError(f"{path}: expected names with indices, found {type(found).__name__}")
     for name, index in found.items():
         if name not in _INDEX:
-            raise UserError(f"{path}: unknown object {name!r}{did_you_mean(name, OBJECTS)}")
+            raise UserError(f"{path}: unknown object {shown(name)}{did_you_mean(name, OBJECTS)}")
         if index != _INDEX[name]:
-            raise UserError(f"{path}: {name!r} has index {index!r}, expected {_INDEX[name]}")
+            raise UserError(f"{path}: {name!r} has index {shown(index)}, expected {_INDEX[name]}")
     missing = next(name for name in OBJECTS if name not in found)
     raise UserError(f"{path}: {missing!r} is missing, expected all {len(OBJECTS)} objects")
 
@@ -111,7 +115,7 @@ def read_train(path: str | Path) -> dict[str, tuple[str, ...]]:
     found = read_json(path)
     if not isinstance(found, dict) or not found:
         raise UserError(f"{path}: expected a non-empty object of file name to label list")
-    return {file: check_names(names, f"{path}: {file!r}") for file, names in found.items()}
+    return {file: check_names(names, f"{path}: {shown(file)}") for file, names in found.items()}
 
 
 def read_conditions(path: str | Path) -> list[tuple[str, ...]]:

@@ -13,11 +13,13 @@ from pathlib import Path
 import torch
 from diffusers import ModelMixin, UNet2DConditionModel, UNet2DModel
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors import safe_open
 from torch import nn
 from torch.nn import functional as F
 
 from cddpm_core.data import IclevrDataset, varying_rows
-from cddpm_core.errors import UserError
+from cddpm_core.errors import UserError, shown
 from cddpm_core.labels import OBJECTS
 from cddpm_core.params import Params
 from cddpm_core.uvit import UViT
@@ -69,6 +71,8 @@ class ClassConditionedUnet(ModelMixin, ConfigMixin):
                  max_objects: int = 3, backbone: str = "unet",
                  transformer_blocks: int = 4, rows: Sequence[int] = ()) -> None:
         super().__init__()
+        if layers_per_block > 64 or transformer_blocks > 256 or len(blocks) > 10:
+            raise ValueError("expected at most 10 levels of 64 layers and 256 transformer blocks")
         self.top, bottom = rows or (0, image_size)
         self.x_shape = (3, bottom - self.top, image_size)
         sample_size = tuple(side // patch_size for side in self.x_shape[1:])
@@ -185,13 +189,28 @@ def load_model(folder: str | Path) -> ClassConditionedUnet:
     if not (folder / "config.json").exists():
         raise UserError(f"{folder}: no trained model there, first run the 'train' stage")
     try:
-        model, loaded = ClassConditionedUnet.from_pretrained(
-            folder, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True)
-        # diffusers only warns of these, and leaves a missing weight at random.
-        strays = [*loaded["missing_keys"], *loaded["unexpected_keys"]]
-        if strays:
-            raise ValueError(f"{strays[0]!r} is not in both the configuration and the weights")
+        _check_weights(folder)
+        model = ClassConditionedUnet.from_pretrained(folder, local_files_only=True,
+                                                     low_cpu_mem_usage=False)
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{folder}: not a readable ClassConditionedUnet ({reason})") from None
     return model.eval()
+
+
+def _check_weights(folder: Path) -> None:
+    """Raise `ValueError` unless the weights are those of the configuration.
+
+    diffusers only warns, leaves a missing weight at random, and would first make room for
+    whatever a stranger's configuration asks for.
+    """
+    config = ClassConditionedUnet.load_config(folder, local_files_only=True)
+    with torch.device("meta"):
+        model = ClassConditionedUnet.from_config(config)
+    expected = {name: list(weight.shape) for name, weight in model.state_dict().items()}
+    with safe_open(folder / SAFETENSORS_WEIGHTS_NAME, "pt") as file:
+        found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    for name in [*expected, *found]:
+        if found.get(name) != expected.get(name):
+            raise ValueError(f"{shown(name)} has shape {found.get(name)} in the weights and "
+                             f"{expected.get(name)} in the configuration")
