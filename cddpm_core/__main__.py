@@ -13,7 +13,7 @@ import yaml
 
 from cddpm_core.errors import UserError
 from cddpm_core.params import FIELDS, Params, coerce, read_yaml, resolve
-from cddpm_core.runs import Run, project_root
+from cddpm_core.runs import UNWRITABLE, Run, project_root
 
 __all__ = ["main"]
 
@@ -28,6 +28,12 @@ def main(arguments: list[str] | None = None) -> int:
         return options.command(options)
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        print(f"Error: {error.filename or 'outputs'}: cannot be written ({error.strerror}); mend "
+              "that and give the same command again", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("Stopped. The same command goes on from the last checkpoint.", file=sys.stderr)
@@ -45,7 +51,9 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     for command in (add("report", _report, "run all stages and write report.html and report.pdf"),
-                    add("stage", _stage, "run one stage and the stages it needs")):
+                    add("stage", _stage, "run one stage and the stages it needs"),
+                    add("train", _train, "train alone; in several processes, start it with "
+                        "accelerate launch -m cddpm_core.train")):
         if "stage" in command.prog.split():
             command.add_argument("stage", help="data, train, evaluate, denoise, timesteps, report")
         command.add_argument("--params", default="params/quick.yaml", metavar="FILE")
@@ -55,7 +63,9 @@ def _parser() -> argparse.ArgumentParser:
                              help="the official checkpoint.pth")
         command.add_argument("-p", dest="changes", nargs=2, action="append", default=[],
                              metavar=("KEY", "VALUE"), help="change one parameter")
-        command.add_argument("--force", action="store_true", help="run finished stages again")
+        if "train" not in command.prog.split():
+            command.add_argument("--force", action="store_true",
+                                 help="run finished stages again")
     command = add("sweep", _sweep, "train and evaluate several presets, and report the first")
     command.add_argument("files", nargs="+", metavar="FILE", help="params files, the first one "
                          "with the report")
@@ -144,6 +154,14 @@ def _stage(options: argparse.Namespace) -> int:
     if options.stage == "report":
         _export(run)
     print(os.path.relpath(run / f"{options.stage}.ipynb"))
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    params = _params(options)
+    from cddpm_core.train import train_run
+
+    train_run(params)
     return 0
 
 

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from cddpm_core.data import ConditionDataset, IclevrDataset, data_source
+from cddpm_core.devices import device_of
 from cddpm_core.evaluation import get_evaluator
 from cddpm_core.evaluator import Evaluator, score
 from cddpm_core.facts import evaluator_facts
@@ -34,7 +35,7 @@ from cddpm_core.provenance import made_with
 from cddpm_core.runs import Run, progress, write_json
 from cddpm_core.sampling import image_seeds, sample
 from cddpm_core.scenes import render_dataset
-from cddpm_core.trainer import Trainer, device_of
+from cddpm_core.trainer import Trainer
 from cddpm_core.training import load_trained
 
 __all__ = ["run_bench"]

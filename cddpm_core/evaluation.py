@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from diffusers import DDPMScheduler
 from PIL import Image
 from torch.nn import functional as F
@@ -35,11 +36,13 @@ def get_evaluator(params: Params, run: Run, device: torch.device | str = "cpu") 
 
 def draw_and_score(model: ClassConditionedUnet, scheduler: DDPMScheduler, evaluator: Evaluator,
                    conditions: ConditionDataset, params: Params,
-                   desc: str | None = None) -> tuple[torch.Tensor, dict[str, Any]]:
+                   desc: str | None = None,
+                   accelerator: Accelerator | None = None) -> tuple[torch.Tensor, dict[str, Any]]:
     """Return images (N, 3, H, W) in [-1, 1] for all conditions, and their score.
 
     The score is that of `evaluator.score` with ``images_per_second`` added.
-    ``desc`` names a progress bar; none is shown without it.
+    ``desc`` names a progress bar; none is shown without it. The processes of an
+    ``accelerator`` draw a share each.
     """
     batches = -(-len(conditions) // params.sample_batch_size)
     started = time.perf_counter()
@@ -50,7 +53,8 @@ def draw_and_score(model: ClassConditionedUnet, scheduler: DDPMScheduler, evalua
                         num_inference_steps=params.num_inference_steps,
                         guidance_scale=params.guidance_scale,
                         batch_size=params.sample_batch_size,
-                        mixed_precision=params.mixed_precision, bar=bar)
+                        mixed_precision=params.mixed_precision, bar=bar,
+                        accelerator=accelerator)
     seconds = time.perf_counter() - started
     # The evaluator knows images of 64x64 alone.
     seen = images if params.image_size == 64 else F.interpolate(images, (64, 64), mode="bilinear",

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from cddpm_core.data import data_source
+from cddpm_core.devices import device_of
 from cddpm_core.errors import UserError
 from cddpm_core.params import Params
 from cddpm_core.provenance import made_with
 from cddpm_core.runs import Run, write_json
-from cddpm_core.trainer import device_of
 
 __all__ = ["verify", "write_manifest"]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import types
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 
-from cddpm_core.errors import UserError, did_you_mean
+from cddpm_core.errors import UserError, did_you_mean, shown
+
+MOST_BYTES = 100_000  # of a params file
 
 __all__ = ["Params", "coerce", "from_notebook", "read_yaml", "resolve", "to_yaml"]
 
@@ -42,39 +45,41 @@ class Params:
     author: str = _key("", "author of the report")
 
     data: str = _key("", "folder with train.json and the images; empty: render the embedded data")
-    num_scenes: int = _key(6003, "scenes to render, three frames each", low=1)
-    heldout_scenes: int = _key(500, "further scenes that nothing trains on", low=1)
+    num_scenes: int = _key(6003, "scenes to render, three frames each", low=1, high=1_000_000)
+    heldout_scenes: int = _key(500, "further scenes that nothing trains on", low=1, high=1_000_000)
     data_seed: int = _key(0, "seed of the rendered scenes", low=0, high=2**31)
-    image_size: int = _key(64, "side of the square images in pixels", low=8)
+    image_size: int = _key(64, "side of the square images in pixels", low=8, high=1_024)
     reference: str = _key("", "folder with real frames to compare the renders with; empty: none")
     holdout: str = _key("none", "training images left out: those of the label sets to be drawn",
                         choices=("none", "test_conditions"))
     in_memory: bool = _key(True, "hold the resized images in memory as uint8")
 
     evaluator: str = _key("", "path of the official checkpoint.pth; empty: train a stand-in")
-    evaluator_images: int = _key(30000, "rendered images the stand-in trains on", low=32)
-    evaluator_epochs: int = _key(4, "epochs the stand-in trains for", low=1)
+    evaluator_images: int = _key(30000, "rendered images the stand-in trains on",
+                                 low=32, high=10_000_000)
+    evaluator_epochs: int = _key(4, "epochs the stand-in trains for", low=1, high=1_000)
 
-    class_emb_size: int = _key(256, "width of the class and time embedding", low=8)
+    class_emb_size: int = _key(256, "width of the class and time embedding", low=8, high=8_192)
     backbone: str = _key("u_vit", "network: a U-Net, or one with a transformer at its core",
                          choices=("unet", "u_vit"))
-    transformer_blocks: int = _key(4, "blocks of the transformer of u_vit", low=1)
+    transformer_blocks: int = _key(4, "blocks of the transformer of u_vit", low=1, high=256)
     conditioning: str = _key("object_tokens", "how the label enters the network",
                              choices=("class_embedding", "object_tokens"))
     blocks: list[int] = _key([0, 1], "per level: 0 plain, 1 with attention; up side mirrored",
                              low=0, high=1)
     channels: list[int] = _key([1, 3], "per level: width in multiples of class_emb_size // 4",
-                               low=1)
-    layers_per_block: int = _key(2, "residual layers a level", low=1)
-    patch_size: int = _key(4, "pixel-unshuffle factor at the input; 1: none", low=1)
+                               low=1, high=256)
+    layers_per_block: int = _key(2, "residual layers a level", low=1, high=64)
+    patch_size: int = _key(4, "pixel-unshuffle factor at the input; 1: none", low=1, high=64)
     time_scale_shift: str = _key("scale_shift", "how the embedding enters a residual layer",
                                  choices=("default", "scale_shift"))
-    attention_head_dim: int = _key(32, "channels of one attention head", low=1)
+    attention_head_dim: int = _key(32, "channels of one attention head", low=1, high=1_024)
     standardise: bool = _key(True, "subtract the mean training image and divide by data_scale")
     trim_rows: bool = _key(True, "draw only the rows that vary over the standardised images")
-    data_scale: float = _key(0.2, "spread that standardised images are divided by", low=0.01)
+    data_scale: float = _key(0.2, "spread that standardised images are divided by",
+                             low=0.01, high=1_000)
 
-    num_train_timesteps: int = _key(1000, "T, the number of diffusion steps", low=2)
+    num_train_timesteps: int = _key(1000, "T, the number of diffusion steps", low=2, high=1_000_000)
     beta_schedule: str = _key("squaredcos_cap_v2", "noise schedule",
                               choices=("squaredcos_cap_v2", "linear", "scaled_linear", "sigmoid"))
     prediction_type: str = _key("sample", "what the network predicts",
@@ -86,14 +91,17 @@ class Params:
                                choices=("uniform", "velocity", "min_snr"))
     loss_weight_max: float = _key(20.0, "gamma, the greatest weight of an error of x_0", low=0.1)
 
-    epochs: int = _key(3, "passes over the training images", low=1)
-    batch_size: int = _key(32, "images a training step", low=1)
+    epochs: int = _key(3, "passes over the training images", low=1, high=1_000_000)
+    batch_size: int = _key(32, "images a training step, over all processes", low=1, high=65_536)
+    gradient_accumulation_steps: int = _key(1, "passes a step's images are divided into",
+                                            low=1, high=65_536)
+    num_processes: int = _key(1, "processes that train side by side, one a GPU", low=1, high=1_024)
     optimizer: str = _key("muon", "optimiser", choices=("adam", "adamw", "muon"))
     learning_rate: float = _key(1.2e-3, "peak learning rate of Adam or AdamW", low=0.0)
     muon_learning_rate: float = _key(0.02, "peak learning rate of Muon's matrices", low=0.0)
     lr_schedule: str = _key("linear", "learning rate over training",
                             choices=("constant", "linear", "cosine"))
-    lr_warmup_steps: int = _key(100, "steps of linear warm-up", low=0)
+    lr_warmup_steps: int = _key(100, "steps of linear warm-up", low=0, high=1_000_000_000)
     lr_decay_start: float = _key(0.5, "share of training after which a linear schedule decays",
                                  low=0.0, high=1.0)
     label_drop: float = _key(0.1, "share of labels dropped, for classifier-free guidance",
@@ -103,16 +111,17 @@ class Params:
     mixed_precision: str = _key("bf16", "arithmetic of the network", choices=("no", "bf16"))
     evaluate_every: int = _key(1, "epochs between accuracies and grids; 0: only at the end", low=0)
     checkpoint_minutes: float = _key(2.0, "minutes between checkpoints", low=0.0)
-    max_steps: int = _key(0, "stop after this many steps, to be resumed; 0: no limit", low=0)
+    max_steps: int = _key(0, "stop after this many steps, to be resumed; 0: no limit",
+                          low=0, high=1_000_000_000)
 
     sampler: str = _key("sde_dpm_solver++", "sampler",
                         choices=("ddpm", "ddim", "dpm_solver++", "sde_dpm_solver++"))
-    num_inference_steps: int = _key(50, "steps of the sampler", low=1)
-    guidance_scale: float = _key(4.0, "classifier-free guidance; 1: none", low=0.0)
-    sample_batch_size: int = _key(32, "images sampled at once", low=1)
+    num_inference_steps: int = _key(50, "steps of the sampler", low=1, high=1_000_000)
+    guidance_scale: float = _key(4.0, "classifier-free guidance; 1: none", low=0.0, high=1_000)
+    sample_batch_size: int = _key(32, "images sampled at once", low=1, high=65_536)
 
-    denoise_steps: int = _key(12, "moments shown of the denoising process", low=10)
-    experiment_timesteps: int = _key(2000, "T of the timesteps experiment", low=2)
+    denoise_steps: int = _key(12, "moments shown of the denoising process", low=10, high=1_000)
+    experiment_timesteps: int = _key(2000, "T of the timesteps experiment", low=2, high=1_000_000)
     experiment_epochs: int = _key(1, "epochs after which its arms are compared; 0: at the end",
                                   low=0)
 
@@ -133,6 +142,8 @@ _TYPES = get_type_hints(Params)
 
 
 def _check_together(p: Params) -> None:
+    if len(p.blocks) > 10:
+        raise UserError(f"blocks: expected at most 10 levels, found {len(p.blocks)}")
     if len(p.blocks) != len(p.channels) or not p.blocks:
         raise UserError(
             f"blocks and channels: expected two lists of the same length, one entry a level, "
@@ -191,7 +202,7 @@ def coerce(key: str, value: Any, where: str = "") -> Any:
     """
     at = f"{where}: {key}" if where else key
     if key not in FIELDS:
-        raise UserError(f"{where + ': ' if where else ''}unknown parameter {key!r}"
+        raise UserError(f"{where + ': ' if where else ''}unknown parameter {shown(key)}"
                         f"{did_you_mean(key, FIELDS)}")
     wanted, about = _TYPES[key], FIELDS[key].metadata
     if value is False and "no" in about["choices"]:
@@ -199,18 +210,18 @@ def coerce(key: str, value: Any, where: str = "") -> Any:
     if get_origin(wanted) is list:
         if not isinstance(value, list | tuple):
             raise UserError(f"{at}: expected a list of {get_args(wanted)[0].__name__}, "
-                            f"found {value!r}")
+                            f"found {shown(value)}")
         items = [_scalar(v, get_args(wanted)[0], at) for v in value]
     else:
         items = [_scalar(value, wanted, at)]
     for item in items:
         if about["choices"] and item not in about["choices"]:
-            raise UserError(f"{at}: found {item!r}{did_you_mean(item, about['choices'])}, "
+            raise UserError(f"{at}: found {shown(item)}{did_you_mean(item, about['choices'])}, "
                             f"expected one of {', '.join(about['choices'])}")
         if about["low"] is not None and item < about["low"]:
-            raise UserError(f"{at}: found {item}, expected at least {about['low']:g}")
+            raise UserError(f"{at}: found {shown(item)}, expected at least {about['low']:g}")
         if about["high"] is not None and item > about["high"]:
-            raise UserError(f"{at}: found {item}, expected at most {about['high']:g}")
+            raise UserError(f"{at}: found {shown(item)}, expected at most {about['high']:g}")
     return items if get_origin(wanted) is list else items[0]
 
 
@@ -231,27 +242,48 @@ def _scalar(value: Any, wanted: type, at: str) -> Any:
             return str(value)
     except (ValueError, OverflowError):
         pass
-    raise UserError(f"{at}: expected {wanted.__name__}, found {value!r}")
+    raise UserError(f"{at}: expected {wanted.__name__}, found {shown(value)}")
 
 
 def resolve(values: Mapping[str, Any], where: str = "") -> Params:
     """Return `Params` with the given values over the defaults; `UserError` for unknown keys."""
     for key in values:
         if not isinstance(key, str):
-            raise UserError(f"{where or 'parameters'}: expected names as keys, found {key!r}")
+            raise UserError(f"{where or 'parameters'}: expected names as keys, found {shown(key)}")
     return Params(**{key: coerce(key, value, where) for key, value in values.items()})
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without aliases, which can stand for more than a machine holds, and double keys."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not expected in a params file")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = [key for key, count in Counter(keys).items() if count > 1]
+        if twice:
+            raise yaml.YAMLError(f"{shown(twice[0])} is given twice")
+        return super().construct_mapping(node, deep)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Return the flat mapping of a params file; `UserError` names the file and the fault."""
     path = Path(path)
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if path.stat().st_size > MOST_BYTES:
+            raise UserError(f"{path}: expected a params file of at most {MOST_BYTES:,} bytes, "
+                            f"found {path.stat().st_size:,}")
+        found = yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)
     except FileNotFoundError:
         near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.yaml")])
         raise UserError(f"{path}: no such params file{near}") from None
-    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
+    except UserError:
+        raise
+    except Exception as error:  # PyYAML meets strange text with errors of many types
+        reason = " ".join(str(error).split())[:300]
         raise UserError(f"{path}: not readable as YAML ({reason})") from None
     if found is None:
         return {}

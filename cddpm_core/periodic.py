@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from accelerate import Accelerator
 from diffusers import DDPMScheduler
 
 from cddpm_core.data import ConditionDataset
@@ -25,25 +26,31 @@ def early_arm(run: Run, params: Params, epochs: int) -> Run:
                outputs=run / "timesteps")
 
 
-def periodic_evaluation(run: Run, params: Params, evaluator: Evaluator) -> Callable[
+def periodic_evaluation(run: Run, params: Params, evaluator: Evaluator,
+                        accelerator: Accelerator | None = None) -> Callable[
         [ClassConditionedUnet, DDPMScheduler, str], dict[str, Any]]:
     """Return the ``evaluate`` of `training.train`.
 
     Called with a model, its scheduler and a name such as ``epoch_003``, it
     draws the test file, writes the grid to ``figures/progress/<name>.png`` and
     returns ``{"test": {"micro": ..., "macro": ...}}``. The model of the epoch
-    ``experiment_epochs`` is kept, as one arm of the timesteps experiment.
+    ``experiment_epochs`` is kept, as one arm of the timesteps experiment. The processes of
+    an ``accelerator`` draw a share each, and the first one writes.
     """
     conditions = ConditionDataset("test")
 
     def evaluate(model: ClassConditionedUnet, scheduler: DDPMScheduler,
                  name: str) -> dict[str, Any]:
-        images, scored = draw_and_score(model, scheduler, evaluator, conditions, params)
+        images, scored = draw_and_score(model, scheduler, evaluator, conditions, params,
+                                        accelerator=accelerator)
+        accuracies = {"test": {"micro": scored["micro"], "macro": scored["macro"]}}
+        if accelerator and not accelerator.is_main_process:
+            return accuracies
         with atomic(run / f"figures/progress/{name}.png") as temporary:
             grid_image(images).save(temporary, format="png")
         if params.experiment_epochs and name == f"epoch_{params.experiment_epochs:03d}":
             save_model(model, scheduler,
                        early_arm(run, params, params.experiment_epochs).folder)
-        return {"test": {"micro": scored["micro"], "macro": scored["macro"]}}
+        return accuracies
 
     return evaluate

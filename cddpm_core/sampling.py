@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from diffusers import DDPMScheduler
 from tqdm import tqdm
 
@@ -35,7 +37,8 @@ def autocast(device: torch.device | str, mixed_precision: str) -> torch.autocast
 def sample(model: ClassConditionedUnet, scheduler: DDPMScheduler, labels: torch.Tensor,
            seeds: Sequence[int], *, sampler: str = "ddpm", num_inference_steps: int | None = None,
            guidance_scale: float = 1.0, batch_size: int = 32, mixed_precision: str = "no",
-           callback: Callback | None = None, bar: tqdm | None = None) -> torch.Tensor:
+           callback: Callback | None = None, bar: tqdm | None = None,
+           accelerator: Accelerator | None = None) -> torch.Tensor:
     """Return images drawn for labels, float (N, 3, H, W) in [-1, 1], on the CPU.
 
     Args:
@@ -53,19 +56,28 @@ def sample(model: ClassConditionedUnet, scheduler: DDPMScheduler, labels: torch.
         callback: called at each step with ``step``, ``timestep``, ``x_t``
             before the step and the predicted ``x_0``, both standardised.
         bar: a progress bar that is advanced by one each step.
+        accelerator: its processes all call this, draw a share each, and get all images.
     """
     if len(labels) != len(seeds):
         raise ValueError(f"expected one seed an image, found {len(seeds)} for {len(labels)} labels")
     model.check_labels(labels)
     steps = num_inference_steps or scheduler.config.num_train_timesteps
     model.eval()
+    share = range(len(labels))
+    if accelerator is not None:
+        with accelerator.split_between_processes(list(share)) as mine:
+            share = mine
     images = []
-    for start in range(0, len(labels), batch_size):
-        part = slice(start, start + batch_size)
-        images.append(_sample_batch(model, sampling_scheduler(scheduler, sampler, steps),
-                                    scheduler, labels[part].to(model.device), seeds[part],
+    for start in range(0, len(share), batch_size):
+        part = list(share[start:start + batch_size])
+        images.extend(_sample_batch(model, sampling_scheduler(scheduler, sampler, steps),
+                                    scheduler, labels[part].to(model.device),
+                                    [seeds[i] for i in part],
                                     guidance_scale, mixed_precision, callback, bar))
-    return torch.cat(images)
+    if accelerator is not None:
+        # A process too many repeats the last image.
+        images = gather_object(images)[:len(labels)]
+    return torch.stack(images)
 
 
 def _sample_batch(model, walk, scheduler, labels, seeds, guidance_scale, mixed_precision,

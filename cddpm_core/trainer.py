@@ -17,19 +17,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from torch.nn.utils import get_total_norm
 
 from cddpm_core.data import IclevrDataset
-from cddpm_core.errors import UserError
+from cddpm_core.devices import device_of, summed
+from cddpm_core.errors import UserError, shown
 from cddpm_core.model import ClassConditionedUnet, model_for
 from cddpm_core.optim import lr_factor, make_optimizers
-from cddpm_core.params import Params
-from cddpm_core.runs import atomic
+from cddpm_core.params import FIELDS, Params, coerce
+from cddpm_core.runs import atomic, check_schema
 from cddpm_core.sampling import autocast
 from cddpm_core.schedule import draw_timesteps, loss_weight, make_scheduler, target
 
-__all__ = ["DATA_KEYS", "TRAIN_KEYS", "Trainer", "device_of", "read_checkpoint"]
+__all__ = ["DATA_KEYS", "TRAIN_KEYS", "Trainer", "read_checkpoint"]
 
 # The parameters that make the weights; a checkpoint is resumed only with the same ones.
 # More epochs may be asked for; with a falling learning rate that is not quite one long training.
@@ -41,17 +43,8 @@ TRAIN_KEYS = ("seed", "image_size", "class_emb_size", "backbone", "transformer_b
               "learning_rate", "muon_learning_rate", "lr_schedule", "lr_warmup_steps",
               "lr_decay_start", "label_drop", "ema_decay", "mixed_precision")
 DATA_KEYS = ("data", "num_scenes", "data_seed", "holdout")
-CHECKPOINT_KEYS = {"params", "images", "labels", "step", "seconds", "model", "ema", "optimizers"}
-
-
-def device_of(params: Params) -> torch.device:
-    """Return the device asked for, the best one there is for ``auto``."""
-    best = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    if params.device == "auto":
-        return torch.device(best.type if best else "cpu")
-    if params.device != "cpu" and (best is None or best.type != params.device):
-        raise UserError(f"device: {params.device!r} is not there, expected 'auto' or 'cpu'")
-    return torch.device(params.device)
+CHECKPOINT_KEYS = {"params": dict, "images": int, "labels": str, "step": int,
+                   "seconds": int | float, "model": dict, "ema": dict, "optimizers": list}
 
 
 class Trainer:
@@ -62,13 +55,19 @@ class Trainer:
     last line of the history. `save` and `load` write and read all of it. ``in_a_row``
     counts the last steps left out and begins anew with a resumed training.
 
+    With an ``accelerator`` each of its processes takes its share of every batch and the
+    gradients are summed over them; all have the same weights and random numbers, so that a
+    training is the same with any number of them, but for rounding. So it is with
+    ``gradient_accumulation_steps``, the number of passes a share is divided into.
+
     On a CPU a batch goes through the network in two parts at once, each with half of
     the cores: one pass on all of them leaves them waiting for each other.
     """
 
-    def __init__(self, params: Params, dataset: IclevrDataset) -> None:
-        self.params, self.dataset = params, dataset
-        self.device = device_of(params)
+    def __init__(self, params: Params, dataset: IclevrDataset,
+                 accelerator: Accelerator | None = None) -> None:
+        self.params, self.dataset, self.accelerator = params, dataset, accelerator
+        self.device = accelerator.device if accelerator else device_of(params)
         self.scheduler = make_scheduler(params)
         self.model = model_for(params, dataset).to(self.device)
         self.weights = list(self.model.parameters())
@@ -106,23 +105,20 @@ class Trainer:
         A loss or gradient that is not finite leaves weights, optimisers and average as they are.
         """
         p, device = self.params, self.device
-        images, labels = self.dataset.batch(self._indices(self.step))
+        count, mine = p.batch_size, self._share()
+        images, labels = self.dataset.batch(self._indices(self.step)[mine])
+        # Random numbers are drawn for the whole batch, so that they do not depend on the shares.
         generator = torch.Generator().manual_seed(p.seed * 2**32 + self.step)
-        count = len(images)
         timesteps = draw_timesteps(count, p.num_train_timesteps, p.timestep_sampling,
-                                   p.timestep_shift, generator).to(device)
+                                   p.timestep_shift, generator)[mine].to(device)
         x_0 = self.model.standardise(images.to(device, non_blocking=True))
-        epsilon = torch.randn(x_0.shape, generator=generator).to(device)
-        kept = (torch.rand(count, 1, generator=generator) >= p.label_drop).float()
+        epsilon = torch.randn((count, *x_0.shape[1:]), generator=generator)[mine].to(device)
+        kept = (torch.rand(count, 1, generator=generator)[mine] >= p.label_drop).float()
         x_t = self.scheduler.add_noise(x_0, epsilon, timesteps)
         weight = loss_weight(self.scheduler, timesteps, p.loss_weighting, p.loss_weight_max)
-        batch = (x_t, timesteps, (labels * kept).to(device),
-                 target(self.scheduler, x_0, epsilon, timesteps), weight.to(device) / count)
-        losses, gradients = zip(*self._side_by_side(
-            self._gradients, *(tensor.chunk(self.parts) for tensor in batch)), strict=True)
-        loss = sum(losses)
-        for weights, *found in zip(self.weights, *gradients, strict=True):
-            weights.grad = None if found[0] is None else sum(found[1:], found[0])
+        loss = self._set_gradients(
+            x_t, timesteps, (labels * kept).to(device),
+            target(self.scheduler, x_0, epsilon, timesteps), weight.to(device) / count)
         norm = get_total_norm([w.grad for w in self.weights if w.grad is not None])
         self.step += 1
         if not (loss + norm.to(loss)).isfinite():
@@ -138,12 +134,36 @@ class Trainer:
             self.ema.step(self.weights)
         return loss
 
+    def _share(self) -> slice:
+        """The places in a batch that are this process's."""
+        a = self.accelerator
+        index, count = (a.process_index, a.num_processes) if a else (0, 1)
+        return slice(*(i * self.params.batch_size // count for i in (index, index + 1)))
+
+    def _set_gradients(self, *batch: torch.Tensor) -> torch.Tensor:
+        """Set each weight's gradient, of all processes together, and return their loss."""
+        passes = min(self.params.gradient_accumulation_steps, len(batch[0]))
+        total: list[torch.Tensor | None] = []
+        for part in zip(*(tensor.tensor_split(passes) for tensor in batch), strict=True):
+            for found in self._side_by_side(self._gradients,
+                                            *(tensor.chunk(self.parts) for tensor in part)):
+                total = found if not total else [
+                    new if new is None else old + new
+                    for old, new in zip(total, found, strict=True)]
+        if self.accelerator and self.accelerator.num_processes > 1:
+            sums = iter(summed(self.accelerator, [t for t in total if t is not None]))
+            total = [None if t is None else next(sums) for t in total]
+        loss, *gradients = total
+        for weight, gradient in zip(self.weights, gradients, strict=True):
+            weight.grad = gradient
+        return loss
+
     def _gradients(self, x_t, timesteps, labels, wanted, weight):
-        """Return the loss of a part of the batch and its gradient by each weight."""
+        """Return the loss of a part of the batch, and its gradient by each weight or None."""
         with autocast(self.device, self.params.mixed_precision):
             output = self.model(x_t, timesteps, labels)
         loss = (((output.float() - wanted) ** 2).mean((1, 2, 3)) * weight).sum()
-        return loss.detach(), torch.autograd.grad(loss, self.weights, allow_unused=True)
+        return [loss.detach(), *torch.autograd.grad(loss, self.weights, allow_unused=True)]
 
     def _side_by_side(self, work: Callable, *parts: Sequence) -> list:
         """Return ``work`` of each part, in their order, from ``self.parts`` threads."""
@@ -179,7 +199,11 @@ class Trainer:
                  "model": self.model.state_dict(), "ema": self.ema.state_dict(),
                  "optimizers": [o.state_dict() for o in self.optimizers]}
         with atomic(path) as temporary:
-            torch.save(state, temporary)
+            try:
+                torch.save(state, temporary)
+            except RuntimeError as error:  # torch's word for a write that failed
+                raise UserError(f"{path}: cannot be written ({str(error).splitlines()[0][:100]}), "
+                                "is the disk full? The checkpoint before it is kept") from None
 
     def load(self, path: Path) -> None:
         """Continue from a checkpoint; `UserError` if it is damaged or of another configuration."""
@@ -189,37 +213,48 @@ class Trainer:
             if made_with.get(key) != getattr(self.params, key):
                 raise UserError(
                     f"{path}: checkpoint of another configuration, {key} is "
-                    f"{made_with.get(key)!r} there and {getattr(self.params, key)!r} here; "
+                    f"{shown(made_with.get(key))} there and {getattr(self.params, key)!r} here; "
                     f"{anew} to train anew")
         if (state["images"], state["labels"]) != (len(self.dataset), self._labels_hash()):
             raise UserError(f"{path}: checkpoint of another data set, of {state['images']} images "
                             f"where there are {len(self.dataset)} here, or with other labels; "
                             f"{anew}")
-        if state["step"] > self.total_steps:
+        if not 0 <= state["step"] <= self.total_steps:
             raise UserError(f"{path}: checkpoint of step {state['step']}, beyond the "
                             f"{self.total_steps} that epochs {self.params.epochs} asks for; {anew}")
         try:
-            self.model.load_state_dict(state["model"])
-            self.ema.load_state_dict(state["ema"])
-            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-                optimizer.load_state_dict(saved)
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            self._restore(state)
+        except Exception as error:  # what is not the state of a network fails in many ways
             raise UserError(f"{path}: checkpoint of another network ({type(error).__name__}), "
                             "remove it to train anew") from None
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.ema.load_state_dict(state["ema"])
         self.ema.to(self.device)
-        self.step, self.seconds = state["step"], state["seconds"]
-        self.skipped, self.losses = state.get("skipped", 0), list(state.get("losses", []))
+        pairs = list(zip(self.ema.shadow_params, self.weights, strict=True))
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+            pairs += [(moment, weight) for weight, moments in optimizer.state.items()
+                      for moment in moments.values() if moment.ndim]
+        if any(a.shape != b.shape for a, b in pairs):
+            raise ValueError("the average or the optimisers are of other weights")
+        self.step, self.seconds = state["step"], float(state["seconds"])
+        self.skipped, self.losses = int(state.get("skipped", 0)), list(state.get("losses", []))
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Return what `Trainer.save` wrote; `UserError` if the file is damaged."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        missing = CHECKPOINT_KEYS - set(state)
+        wrong = [key for key, kind in CHECKPOINT_KEYS.items()
+                 if not isinstance(state, dict) or not isinstance(state.get(key), kind)]
     except Exception as error:
         raise UserError(f"{path}: not a readable checkpoint ({type(error).__name__}), "
                         "remove it to train anew") from None
-    if missing:
-        raise UserError(f"{path}: not a checkpoint of this library, {', '.join(sorted(missing))} "
-                        "not in it; remove it to train anew")
-    return state
+    if wrong:
+        raise UserError(f"{path}: not a checkpoint of this library, {', '.join(wrong)} not in it "
+                        "or of another kind; remove it to train anew")
+    check_schema(state, path)
+    known = {key: value for key, value in state["params"].items() if key in FIELDS}
+    return {**state, "params": {key: coerce(key, known[key], str(path)) for key in known}}

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
 from diffusers import DDPMScheduler
+from safetensors import SafetensorError
 
 from cddpm_core.data import IclevrDataset
+from cddpm_core.devices import device_of
 from cddpm_core.errors import UserError
 from cddpm_core.lock import locked
 from cddpm_core.model import ClassConditionedUnet, load_model
 from cddpm_core.params import Params
 from cddpm_core.runs import Run, atomic, progress
-from cddpm_core.trainer import Trainer, device_of
+from cddpm_core.trainer import Trainer
 
 __all__ = ["load_trained", "result_at", "save_model", "train"]
 
@@ -27,7 +32,7 @@ MOST_SKIPPED = 10  # steps without a finite loss and gradient in a row, before t
 
 def train(params: Params, dataset: IclevrDataset, run: Run, *,
           evaluate: Callable[[ClassConditionedUnet, DDPMScheduler, str], dict[str, Any]]
-          | None = None) -> dict[str, Any]:
+          | None = None, accelerator: Accelerator | None = None) -> dict[str, Any]:
     """Train to ``params.epochs``, resuming ``checkpoint.pt`` of the run's folder if it is there.
 
     Writes ``history.jsonl``, ``checkpoint.pt`` and at the end ``model/`` (the
@@ -35,30 +40,37 @@ def train(params: Params, dataset: IclevrDataset, run: Run, *,
     ``evaluate_every`` epochs with the averaged model, the scheduler and a name
     such as ``epoch_003``; what it returns goes into the history.
 
+    With an ``accelerator`` all its processes call this and take their share of each batch;
+    the first one alone writes files, and ``evaluate`` is called by all.
+
     Returns ``images_per_second``, ``seconds``, ``steps``, ``images``, ``loss``
     (mean of the last lines), ``parameters``, the ``rows`` drawn, the steps ``skipped`` and whether
     training is ``finished``. Raises `UserError` if another process works in the run's folder, or
     after 10 steps in a row without a finite loss and gradient.
     """
-    with locked(run.folder):
-        return _train(params, dataset, run, evaluate)
+    with locked(run.folder) if _first(accelerator) else contextlib.nullcontext():
+        return _train(Trainer(params, dataset, accelerator), run, evaluate)
 
 
-def _train(params: Params, dataset: IclevrDataset, run: Run,
+def _first(accelerator: Accelerator | None) -> bool:
+    return accelerator is None or accelerator.is_main_process
+
+
+def _train(trainer: Trainer, run: Run,
            evaluate: Callable[..., dict[str, Any]] | None) -> dict[str, Any]:
-    trainer = Trainer(params, dataset)
+    params, first = trainer.params, _first(trainer.accelerator)
     checkpoint = run / "checkpoint.pt"
     if checkpoint.exists():
         trainer.load(checkpoint)
-    lines = [line for line in run.history() if line["step"] <= trainer.step]
-    _write_history(run, lines)
+    if first:
+        _write_history(run, [line for line in run.history() if line["step"] <= trainer.step])
     last = trainer.total_steps
     if params.max_steps:
         last = min(last, params.max_steps)
     size, saved_at, steps, since = params.batch_size, time.time(), 0, 0.0
     trainer.model.train()
     with progress(total=trainer.total_steps, initial=min(trainer.step, trainer.total_steps),
-                  desc="training", unit="step") as bar:
+                  desc="training", unit="step", disable=not first) as bar:
         while trainer.step < last:
             epoch_before = math.floor(trainer.epoch)
             started = time.perf_counter()
@@ -83,8 +95,8 @@ def _train(params: Params, dataset: IclevrDataset, run: Run,
                         "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
                         "seconds": round(trainer.seconds, 2),
                         **({"skipped": trainer.skipped} if trainer.skipped else {})}
-                lines.append(line)
-                _write_history(run, lines[-1:], append=True)
+                if first:
+                    _write_history(run, [line], append=True)
                 bar.set_postfix_str(f"loss {line['loss']:.4f}, "
                                     f"{line['images_per_second']:.0f} img/s"
                                     + (f", {trainer.skipped} skipped" if trainer.skipped else ""))
@@ -93,15 +105,20 @@ def _train(params: Params, dataset: IclevrDataset, run: Run,
             due = params.evaluate_every and epoch > epoch_before and (
                 epoch % params.evaluate_every == 0)
             if evaluate and due and trainer.step < trainer.total_steps:
-                lines.append({"step": trainer.step, "epoch": round(trainer.epoch, 4),
-                              "seconds": round(trainer.seconds, 2), **evaluate(
-                                  trainer.averaged(), trainer.scheduler, f"epoch_{epoch:03d}")})
-                _write_history(run, lines[-1:], append=True)
-            if not trainer.in_a_row and time.time() - saved_at > 60 * params.checkpoint_minutes:
+                line = {"step": trainer.step, "epoch": round(trainer.epoch, 4),
+                        "seconds": round(trainer.seconds, 2), **evaluate(
+                            trainer.averaged(), trainer.scheduler, f"epoch_{epoch:03d}")}
+                if first:
+                    _write_history(run, [line], append=True)
+            if first and not trainer.in_a_row and (
+                    time.time() - saved_at > 60 * params.checkpoint_minutes):
                 trainer.save(checkpoint)
                 saved_at = time.time()
-    trainer.save(checkpoint)
-    save_model(trainer.averaged(), trainer.scheduler, run.folder)
+    if first:
+        trainer.save(checkpoint)
+        save_model(trainer.averaged(), trainer.scheduler, run.folder)
+    if trainer.accelerator:
+        trainer.accelerator.wait_for_everyone()
     return {**result_at(run, trainer.step, params),
             "images_per_second": round(trainer.step * size / max(trainer.seconds, 1e-9), 2),
             "seconds": round(trainer.seconds, 1),
@@ -124,19 +141,29 @@ def result_at(run: Run, step: int, params: Params) -> dict[str, Any]:
 
 
 def _write_history(run: Run, lines: list[dict[str, Any]], append: bool = False) -> None:
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    if append:
-        with open(run / "history.jsonl", "a", encoding="utf-8") as file:
-            file.write(text)
-    else:
-        with atomic(run / "history.jsonl") as temporary:
+    text, path = "".join(json.dumps(line) + "\n" for line in lines), run / "history.jsonl"
+    if not append:
+        with atomic(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
+        return
+    size = path.stat().st_size
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        os.truncate(path, size)
+        raise UserError(f"{path}: cannot be written ({error.strerror}); mend that and give the "
+                        "same command again") from None
 
 
 def save_model(model: ClassConditionedUnet, scheduler: DDPMScheduler, folder: Path) -> None:
     """Write ``model/unet`` and ``model/scheduler`` in diffusers' layout below ``folder``."""
-    model.save_pretrained(folder / "model/unet", safe_serialization=True)
-    scheduler.save_pretrained(folder / "model/scheduler")
+    with atomic(folder / "model") as temporary:
+        try:
+            model.save_pretrained(temporary / "unet", safe_serialization=True)
+            scheduler.save_pretrained(temporary / "scheduler")
+        except SafetensorError as error:
+            raise UserError(f"{folder / 'model'}: cannot be written ({error})") from None
 
 
 def load_trained(run: Run, params: Params) -> tuple[ClassConditionedUnet, DDPMScheduler]:

@@ -10,7 +10,7 @@ from conftest import same
 
 from cddpm_core.data import IclevrDataset
 from cddpm_core.errors import UserError
-from cddpm_core.trainer import TRAIN_KEYS, Trainer, device_of, read_checkpoint
+from cddpm_core.trainer import TRAIN_KEYS, Trainer, read_checkpoint
 from cddpm_core.training import train
 
 
@@ -179,15 +179,6 @@ def test_images_with_more_objects_than_tokens_are_one_sentence(tiny, dataset, re
     (other / "train.json").write_text(json.dumps(labels))
     with pytest.raises(UserError, match="one names 4 objects, expected at most 3"):
         Trainer(tiny.replace(conditioning="object_tokens"), IclevrDataset(other))
-
-
-def test_device_that_is_not_there_is_one_sentence(tiny):
-    assert device_of(tiny) == torch.device("cpu")
-    best = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    assert device_of(tiny.replace(device="auto")).type == (best.type if best else "cpu")
-    absent = next(kind for kind in ("mps", "cuda") if best is None or best.type != kind)
-    with pytest.raises(UserError, match=f"device: '{absent}' is not there"):
-        device_of(tiny.replace(device=absent))
 
 
 @pytest.mark.parametrize("changes", [{"optimizer": "adamw"}, {}, {"backbone": "unet"}],
