@@ -3,6 +3,8 @@ RUN ?=
 DATA ?=
 EVALUATOR ?=
 SEEDS ?= 0 1 2
+KILLS ?= 100
+CASES ?= 2000
 
 VENV := .venv
 READY := $(VENV)/.ready
@@ -11,7 +13,7 @@ OPTIONS = --params "$(PARAMS)" $(if $(RUN),--run "$(RUN)") $(if $(DATA),--data "
 	$(if $(EVALUATOR),--evaluator "$(EVALUATOR)")
 INPUTS = $(if $(DATA),-p data "$(DATA)") $(if $(EVALUATOR),-p evaluator "$(EVALUATOR)")
 
-.PHONY: report stage seeds ablations verify bench lab test env clean-env
+.PHONY: report stage seeds ablations verify bench lab test torture env clean-env
 
 report: $(READY)
 	$(CDDPM) report $(OPTIONS)
@@ -36,6 +38,10 @@ lab: $(READY)
 
 test: $(READY)
 	$(CDDPM) test $(ARGS)
+
+# Takes over an hour: a hundred kills of each kind, thousands of damaged files.
+torture: $(READY)
+	CDDPM_KILLS=$(KILLS) CDDPM_CASES=$(CASES) $(CDDPM) test -s tests/test_torture.py tests/test_fuzz.py
 
 env: $(READY)
 
