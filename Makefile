@@ -13,7 +13,7 @@ OPTIONS = --params "$(PARAMS)" $(if $(RUN),--run "$(RUN)") $(if $(DATA),--data "
 	$(if $(EVALUATOR),--evaluator "$(EVALUATOR)")
 INPUTS = $(if $(DATA),-p data "$(DATA)") $(if $(EVALUATOR),-p evaluator "$(EVALUATOR)")
 
-.PHONY: report stage seeds ablations verify bench lab test torture env clean-env
+.PHONY: report stage seeds ablations verify submission bench lab test torture env clean-env
 
 report: $(READY)
 	$(CDDPM) report $(OPTIONS)
@@ -29,6 +29,9 @@ ablations: $(READY)
 
 verify: $(READY)
 	$(CDDPM) verify $(if $(RUN),--run "$(RUN)")
+
+submission: $(READY)
+	$(CDDPM) submission $(if $(RUN),--run "$(RUN)")
 
 bench: $(READY)
 	$(CDDPM) bench $(if $(RUN),--run "$(RUN)")

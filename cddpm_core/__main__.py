@@ -75,6 +75,8 @@ def _parser() -> argparse.ArgumentParser:
                          metavar=("KEY", "VALUE"), help="change one parameter in all of them")
     command = add("verify", _verify, "compare a run's files with the hashes of its manifest")
     command.add_argument("--run", default="quick", help="the run")
+    command = add("submission", _submission, "pack report, code and images of a run into one zip")
+    command.add_argument("--run", default="quick", help="the run")
     command = add("bench", _bench, "measure speed as ratios, with the network of a trained run")
     command.add_argument("--run", default="quick", help="the trained run")
     command.add_argument("--repeats", type=int, default=3, help="turns of each arm")
@@ -201,6 +203,13 @@ def _verify(options: argparse.Namespace) -> int:
     if faults:
         raise UserError(f"{run.folder}: {len(faults)} files are not as manifest.json says")
     print(f"{os.path.relpath(run.folder)}: every file is as manifest.json says")
+    return 0
+
+
+def _submission(options: argparse.Namespace) -> int:
+    from cddpm_core.submission import write_submission
+
+    print(os.path.relpath(write_submission(Run(options.run))))
     return 0
 
 

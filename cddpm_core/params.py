@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import types
 from collections import Counter
 from collections.abc import Mapping
@@ -43,6 +44,9 @@ class Params:
     device: str = _key("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
     title: str = _key("Conditional DDPM on i-CLEVR", "title of the report")
     author: str = _key("", "author of the report")
+    student_id: str = _key("", "number that stands after the author, and names the submission")
+    language: str = _key("en", "language the report is marked as, a code such as en or zh")
+    font_paths: list[str] = _key([], "fonts for characters in title and author that no other has")
 
     data: str = _key("", "folder with train.json and the images; empty: render the embedded data")
     num_scenes: int = _key(6003, "scenes to render, three frames each", low=1, high=1_000_000)
@@ -142,6 +146,12 @@ _TYPES = get_type_hints(Params)
 
 
 def _check_together(p: Params) -> None:
+    if not re.fullmatch("([A-Za-z0-9][A-Za-z0-9_-]*)?", p.student_id):
+        raise UserError(f"student_id: expected letters, digits, '_' and '-', found "
+                        f"{shown(p.student_id)}")
+    if not re.fullmatch("[a-z]{2,3}", p.language):
+        raise UserError(f"language: expected a code of two or three small letters such as 'en' or "
+                        f"'zh', found {shown(p.language)}")
     if len(p.blocks) > 10:
         raise UserError(f"blocks: expected at most 10 levels, found {len(p.blocks)}")
     if len(p.blocks) != len(p.channels) or not p.blocks:

@@ -11,19 +11,17 @@ from __future__ import annotations
 import datetime
 import os
 import re
-import warnings
-from collections.abc import Iterable
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
 import nbformat
 import pypandoc
 import typst
-from fontTools.ttLib import TTCollection, TTFont
-from matplotlib import font_manager
 
 from cddpm_core.errors import UserError
 from cddpm_core.facts import read_facts
+from cddpm_core.fonts import font_faces, font_files, warn_of_missing_glyphs
 from cddpm_core.runs import Run, atomic
 
 __all__ = ["export_report", "notebook_markdown"]
@@ -44,14 +42,18 @@ def export_report(notebook: str | Path, run: Run) -> tuple[Path, Path]:
     notebook = Path(notebook)
     facts = read_facts(run, run.params())
     markdown = _absolute_pictures(notebook_markdown(notebook), notebook.parent)
-    about = {"title": facts.params.title, "author": facts.params.author, "run": f"run {run.name}",
-             "origin": facts.origin(), "date": datetime.date.today().strftime("%-d %B %Y")}
-    _warn_of_missing_glyphs(f"{about['title']} {about['author']}")
+    p = facts.params
+    about = {"title": p.title, "author": " · ".join(filter(None, (p.author, p.student_id))),
+             "language": p.language, "run": f"run {run.name}", "origin": facts.origin(),
+             "date": datetime.date.today().strftime("%-d %B %Y")}
+    fonts = font_files(p.font_paths)
+    names = f"{about['title']} {about['author']}"
+    warn_of_missing_glyphs(names, fonts)
     html, pdf = run / "report.html", run / "report.pdf"
     with atomic(html) as temporary:
-        temporary.write_text(_html(markdown, about), encoding="utf-8")
+        temporary.write_text(_html(markdown, about, font_faces(names, fonts)), encoding="utf-8")
     with atomic(pdf) as temporary:
-        temporary.write_bytes(_pdf(markdown, about, run.folder))
+        temporary.write_bytes(_pdf(markdown, about, run.folder, fonts))
     return html, pdf
 
 
@@ -95,8 +97,8 @@ def _pandoc(markdown: str, to: str, about: dict[str, str], *options: str) -> str
                     "--columns=10000", "--toc", "--toc-depth=2", *about, *options])
 
 
-def _html(markdown: str, about: dict[str, str]) -> str:
-    style = (ASSETS / "report.css").read_text(encoding="utf-8")
+def _html(markdown: str, about: dict[str, str], faces: str) -> str:
+    style = (ASSETS / "report.css").read_text(encoding="utf-8") + faces
     html = _pandoc(markdown, "html5", about, f"--template={ASSETS / 'report.html'}", "--mathml",
                    "--embed-resources", "--number-sections", f"--variable=style={style}")
     # A box of its own lets a wide table scroll on a narrow screen.
@@ -104,7 +106,7 @@ def _html(markdown: str, about: dict[str, str]) -> str:
         "</table>", "</table></div>")
 
 
-def _pdf(markdown: str, about: dict[str, str], folder: Path) -> bytes:
+def _pdf(markdown: str, about: dict[str, str], folder: Path, fonts: Sequence[Path]) -> bytes:
     strings = {f"typst_{key}": about[key].replace("\\", r"\\").replace('"', r"\"")
                for key in ("title", "author")}
     variables = [f"--variable={key}={value}" for key, value in strings.items()]
@@ -112,27 +114,7 @@ def _pdf(markdown: str, about: dict[str, str], folder: Path) -> bytes:
     # typst reads paths from its root, here the run's folder.
     source = source.replace(f'"{folder.resolve()}{os.sep}', '"/')
     try:
-        return typst.compile(source.encode(), root=str(folder))
+        return typst.compile(source.encode(), root=str(folder),
+                             font_paths=sorted({str(font.parent) for font in fonts}))
     except typst.TypstError as error:
         raise UserError(f"{folder / 'report.pdf'}: typst refused the report ({error})") from None
-
-
-def _warn_of_missing_glyphs(text: str) -> None:
-    """Warn once of characters that no font of this machine has and the PDF shows as boxes."""
-    # The fonts typst brings have Latin, Greek, Cyrillic and the usual punctuation.
-    missing = {c for c in text if ord(c) > 0x052F and not 0x2000 <= ord(c) <= 0x22FF}
-    for path in font_manager.findSystemFonts() if missing else ():
-        missing -= {c for c in missing if any(ord(c) in m for m in _character_maps(path))}
-    if missing:
-        warnings.warn(f"no font has {''.join(sorted(missing))!r}, the PDF shows boxes instead; "
-                      "install a font with these characters, such as fonts-noto-cjk", stacklevel=3)
-
-
-def _character_maps(path: str) -> Iterable[dict[int, str]]:
-    try:
-        fonts = (TTCollection(path, lazy=True).fonts if path.lower().endswith((".ttc", ".otc"))
-                 else [TTFont(path, lazy=True)])
-        return [font.getBestCmap() or {} for font in fonts]
-    except Exception:
-        # A font file that cannot be read has no glyph to offer.
-        return []

@@ -1,6 +1,8 @@
 """The exported report: the numbers of metrics.json, in one file each, and nothing from outside."""
 
 import re
+import shutil
+import warnings
 from html.parser import HTMLParser
 
 import nbformat
@@ -9,6 +11,8 @@ import pypdfium2
 import pytest
 import torch
 from conftest import ROOT
+from playwright.sync_api import sync_playwright
+from test_fonts import make_font
 
 from cddpm_core import sentences, tables
 from cddpm_core.charts import accuracy_bars, training_curves
@@ -237,6 +241,33 @@ def test_characters_no_font_has_are_named_once(begun, monkeypatch):
     assert "王 Wang" in html.read_text(encoding="utf-8")
 
 
+def test_chinese_comes_from_a_font_of_the_system(begun):
+    begun.write_params(begun.params().replace(author="王小明", title="條件擴散模型", font_paths=[]))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        html, pdf = export_report(begun / "report.ipynb", begun)
+    if any("no font has" in str(warning.message) for warning in said):
+        pytest.skip("no Chinese font here, Debian's package 'fonts-noto-cjk' brings one")
+    assert "王小明" in html.read_text(encoding="utf-8")
+    assert "條件擴散模型 王小明" in pdf_text(pypdfium2.PdfDocument(pdf))
+    assert b"CJK" in pdf.read_bytes()  # the font; boxes have the same text behind them
+
+
+def test_characters_of_a_given_font_stand_in_both(begun, monkeypatch, tmp_path):
+    monkeypatch.setattr("matplotlib.font_manager.findSystemFonts", lambda: [])
+    make_font(tmp_path / "fonts" / "Squares.ttf", "王小明")
+    begun.write_params(begun.params().replace(title="A title", author="王小明", student_id="3125",
+                                              language="zh", font_paths=[str(tmp_path / "fonts")]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        html, pdf = export_report(begun / "report.ipynb", begun)
+    page = html.read_text(encoding="utf-8")
+    assert "王小明 · 3125" in page and '<html lang="zh">' in page
+    assert "font-family: given" in page and "src: url(data:font/otf;base64," in page
+    assert "王小明 · 3125" in pdf_text(pypdfium2.PdfDocument(pdf))
+    assert b"Squares" in pdf.read_bytes() or b"CJK" in pdf.read_bytes()
+
+
 def test_errors_are_told_apart_by_what_was_seen_instead():
     conditions = [
         {"labels": ["red cube", "blue sphere"], "predicted": ["blue cube", "red sphere"]},
@@ -262,3 +293,43 @@ def test_an_official_evaluator_and_real_data_are_named_so(finished):
     assert "comparable with published" in sentences.published_text(facts)
     facts.metrics["evaluator"]["known"] = False
     assert "unknown hash" in facts.origin()
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+    if path is None:
+        pytest.skip("no Chromium here, Debian's package 'chromium' brings one")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=[
+            "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking",
+            "--disable-component-update", "--disable-sync"])
+        yield browser
+        browser.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (1440, 900)])
+def test_a_browser_shows_all_of_it_and_asks_for_nothing(chromium, exported, finished, width,
+                                                        height, scheme):
+    page = chromium.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+    asked, complaints = [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto((finished / "report.html").as_uri())
+    assert [url for url in asked if not url.startswith("data:")] == [page.url]
+    assert complaints == []
+    figures = page.locator("figure:has(img)")
+    assert figures.count() == len(re.findall("<figure", exported[0])) > 5
+    for figure in figures.all():
+        image = figure.locator("img")
+        assert image.evaluate("i => i.complete && i.naturalWidth > 0 && i.clientWidth > 0")
+        assert image.get_attribute("alt") and figure.locator("figcaption").inner_text().strip()
+    # Nothing sticks out to the side, where a phone would have to scroll.
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    shade = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    brightness = sum(map(int, re.findall(r"\d+", shade)[:3])) / 3
+    assert brightness > 200 if scheme == "light" else brightness < 60
+    assert page.locator("math").count() > 3
+    page.close()

@@ -1,0 +1,90 @@
+"""Glyphs for titles and names in scripts that the report's own fonts have not, Chinese for one."""
+
+from __future__ import annotations
+
+import base64
+import io
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from fontTools import subset
+from fontTools.ttLib import TTCollection, TTFont
+from matplotlib import font_manager
+
+from cddpm_core.errors import UserError
+
+__all__ = ["font_faces", "font_files", "warn_of_missing_glyphs"]
+
+SUFFIXES = {".ttf", ".otf", ".ttc", ".otc"}
+
+
+def font_files(paths: Sequence[str]) -> list[Path]:
+    """Return the font files at and below the given paths; `UserError` if one leads to none."""
+    found = []
+    for given in paths:
+        path = Path(given).expanduser()
+        here = [path] if path.is_file() else sorted(path.rglob("*"))
+        fonts = [file for file in here if file.suffix.lower() in SUFFIXES]
+        if not fonts:
+            raise UserError(f"font_paths: {path} is no font and no folder with one, expected a "
+                            f"file or folder of {', '.join(sorted(SUFFIXES))}")
+        found += fonts
+    return found
+
+
+def warn_of_missing_glyphs(text: str, fonts: Iterable[Path]) -> None:
+    """Warn once of characters that no font has and the report shows as boxes.
+
+    ``fonts`` are looked through besides those of this machine.
+    """
+    missing = _beyond(text)
+    system = map(Path, font_manager.findSystemFonts()) if missing else ()
+    for path in [*fonts, *system]:
+        missing -= {c for font in _open(path) for c in missing & _characters(font)}
+    if missing:
+        warnings.warn(f"no font has {''.join(sorted(missing))!r}, the report shows boxes instead; "
+                      "install a font with these characters, such as fonts-noto-cjk, or name one "
+                      "in font_paths", stacklevel=3)
+
+
+def font_faces(text: str, fonts: Iterable[Path]) -> str:
+    """Return CSS that carries, of the given fonts, the glyphs that a text needs.
+
+    The family is called ``given``; nothing is returned where the text needs none of them.
+    """
+    wanted, faces = _beyond(text), []
+    for path in fonts:
+        for font in _open(path):
+            here = wanted & _characters(font)
+            if not here:
+                continue
+            wanted -= here
+            cut = subset.Subsetter()
+            cut.populate(text="".join(here))
+            cut.subset(font)
+            file = io.BytesIO()
+            font.save(file)
+            data = base64.b64encode(file.getvalue()).decode()
+            codes = ", ".join(f"U+{ord(c):X}" for c in sorted(here))
+            faces.append(f"@font-face {{ font-family: given; unicode-range: {codes}; "
+                         f"src: url(data:font/otf;base64,{data}); }}")
+    return "\n".join(faces)
+
+
+def _beyond(text: str) -> set[str]:
+    # The fonts typst brings have Latin, Greek, Cyrillic and the usual punctuation.
+    return {c for c in text if ord(c) > 0x052F and not 0x2000 <= ord(c) <= 0x22FF}
+
+
+def _characters(font: TTFont) -> set[str]:
+    return {chr(code) for code in font.getBestCmap() or {}}
+
+
+def _open(path: Path) -> list[TTFont]:
+    try:
+        if path.suffix.lower() in (".ttc", ".otc"):
+            return TTCollection(path, lazy=True).fonts
+        return [TTFont(path, lazy=True)]
+    except Exception:  # a font file that cannot be read has no glyph to offer
+        return []
