@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from playwright.sync_api import sync_playwright
 
 from cddpm_core import trainer
 from cddpm_core.data import IclevrDataset
@@ -92,3 +94,17 @@ def poison(monkeypatch):
 
     monkeypatch.setattr(trainer, "loss_weight", weight)
     return bad
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A headless browser."""
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+    if path is None:
+        pytest.skip("no Chromium here, Debian's package 'chromium' brings one")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=[
+            "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking",
+            "--disable-component-update", "--disable-sync"])
+        yield browser
+        browser.close()

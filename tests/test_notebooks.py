@@ -12,6 +12,7 @@ from cddpm_core.params import FIELDS, Params
 from cddpm_core.pipeline import STAGES
 
 NOTEBOOKS = ROOT / "notebooks"
+NAMES = [*STAGES, "explore"]
 
 
 def read(name):
@@ -29,10 +30,10 @@ def parameters_cell(name):
 
 
 def test_every_stage_has_its_notebook():
-    assert set(STAGES) <= {path.stem for path in NOTEBOOKS.glob("*.ipynb")}
+    assert set(NAMES) == {path.stem for path in NOTEBOOKS.glob("*.ipynb")}
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", NAMES)
 def test_is_a_clean_valid_notebook(name):
     notebook = read(name)
     nbformat.validate(notebook)
@@ -44,14 +45,14 @@ def test_is_a_clean_valid_notebook(name):
         assert not cell.outputs and cell.execution_count is None
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", NAMES)
 def test_defines_nothing_of_its_own(name):
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
     for cell in code_cells(name):
         assert not [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, kinds)]
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", NAMES)
 def test_opens_with_prose_then_parameters_then_the_run(name):
     prose, parameters, opened = read(name).cells[:3]
     assert prose.cell_type == "markdown" and prose.source.startswith("# ")
@@ -59,7 +60,7 @@ def test_opens_with_prose_then_parameters_then_the_run(name):
     assert "run, p = open_run(globals())" in opened.source
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", NAMES)
 def test_parameters_are_typed_commented_and_those_of_the_schema(name):
     source, defaults = parameters_cell(name), Params().to_dict()
     for statement in ast.parse(source).body:
@@ -72,7 +73,7 @@ def test_parameters_are_typed_commented_and_those_of_the_schema(name):
     assert source.startswith('run: str = ""')
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", NAMES)
 def test_papermill_sees_every_parameter(name):
     declared = [statement.target.id for statement in ast.parse(parameters_cell(name)).body]
     found = papermill.inspect_notebook(str(NOTEBOOKS / f"{name}.ipynb"))
@@ -80,7 +81,7 @@ def test_papermill_sees_every_parameter(name):
     assert all(about["help"] and about["inferred_type_name"] for about in found.values())
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", NAMES)
 def test_declares_the_parameters_it_uses(name):
     source = "\n".join(cell.source for cell in code_cells(name))
     used = set(re.findall(r"\bp\.([a-z_]+)\b", source)) - {"replace", "to_dict"}

@@ -1,7 +1,6 @@
 """The exported report: the numbers of metrics.json, in one file each, and nothing from outside."""
 
 import re
-import shutil
 import warnings
 from html.parser import HTMLParser
 
@@ -11,7 +10,6 @@ import pypdfium2
 import pytest
 import torch
 from conftest import ROOT
-from playwright.sync_api import sync_playwright
 from test_fonts import make_font
 
 from cddpm_core import sentences, tables
@@ -293,19 +291,6 @@ def test_an_official_evaluator_and_real_data_are_named_so(finished):
     assert "comparable with published" in sentences.published_text(facts)
     facts.metrics["evaluator"]["known"] = False
     assert "unknown hash" in facts.origin()
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-    if path is None:
-        pytest.skip("no Chromium here, Debian's package 'chromium' brings one")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=[
-            "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking",
-            "--disable-component-update", "--disable-sync"])
-        yield browser
-        browser.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -1,0 +1,78 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from conftest import awake
+from PIL import Image
+
+from cddpm_core.evaluator import Evaluator, build_resnet18
+from cddpm_core.explore import draw, explorer
+from cddpm_core.model import model_for
+from cddpm_core.schedule import make_scheduler
+
+
+@pytest.fixture(scope="module")
+def evaluator():
+    return Evaluator(build_resnet18(), "stand-in", "0" * 64, heldout={"micro": 0.5, "macro": 0.5})
+
+
+@pytest.fixture
+def parts(tiny, dataset, evaluator):
+    return awake(model_for(tiny, dataset)).eval(), make_scheduler(tiny), evaluator
+
+
+def found(widget, name):
+    """The widgets of a class, or with a description, below another."""
+    here = [widget] if (name in getattr(widget, "_dom_classes", ()) or
+                        getattr(widget, "description", None) == name) else []
+    return here + [w for child in getattr(widget, "children", ()) for w in found(child, name)]
+
+
+def test_a_drawing_is_image_score_and_film(parts, tiny):
+    made = draw(*parts, ["red cube", "cyan sphere"], tiny)
+    assert made["image"].shape == (3, 64, 64) and made["image"].abs().max() <= 1
+    assert made["score"]["labels"] == ["red cube", "cyan sphere"]
+    assert all(0 <= value <= 1 for value in made["score"]["probabilities"])
+    # x_t above x_0, one pair a moment: at most five steps and the image itself.
+    columns, rows = (side // 66 for side in made["film"].size)
+    assert rows == 2 and columns == 6
+    assert torch.equal(made["image"], draw(*parts, ["red cube", "cyan sphere"], tiny)["image"])
+    other = draw(*parts, ["red cube", "cyan sphere"], tiny.replace(seed=4))
+    assert not torch.equal(made["image"], other["image"])
+
+
+def picture(widget):
+    return np.asarray(Image.open(io.BytesIO(widget.value)))
+
+
+def test_every_control_draws_anew(parts, tiny):
+    panel = explorer(*parts, tiny)
+    (image,), (film,), (said,) = (found(panel, f"drawn-{n}") for n in ("image", "film", "score"))
+    assert "red sphere" in said.value and "stand-in evaluator" in said.value
+    before = picture(image)
+    assert before.shape == (256, 256, 3)
+    for name, value in (("object 2", "gray cube"), ("seed", 5), ("guidance", 2.0), ("steps", 3),
+                        ("sampler", "dpm_solver++")):
+        found(panel, name)[0].value = value
+        now = picture(image)
+        assert not np.array_equal(before, now), name
+        before = now
+    assert "gray cube" in said.value and picture(film).shape[1] == 4 * 66 + 2
+
+
+def test_what_cannot_be_drawn_is_said_beside_the_controls(parts, tiny):
+    panel = explorer(*parts, tiny)
+    (image,), (said,) = (found(panel, f"drawn-{n}") for n in ("image", "score"))
+    before = image.value
+    found(panel, "object 1")[0].value = "–"
+    assert said.value == "Choose at least one object." and image.value == before
+    found(panel, "object 3")[0].value = "blue cylinder"
+    found(panel, "steps")[0].value = 7
+    found(panel, "sampler")[0].value = "ddim"
+    assert "ddim needs a divisor of num_train_timesteps (20), found 7" in said.value
+
+
+def test_a_preset_that_samples_ancestrally_begins_with_a_faster_way(parts, tiny):
+    panel = explorer(*parts, tiny.replace(sampler="ddpm", num_inference_steps=20))
+    assert found(panel, "sampler")[0].value == "sde_dpm_solver++"

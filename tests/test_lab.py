@@ -1,0 +1,96 @@
+"""The explore notebook in a real JupyterLab, driven in a real browser."""
+
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+from conftest import ROOT
+
+from cddpm_core import evaluation, standin
+from cddpm_core.data import IclevrDataset, data_source
+from cddpm_core.runs import Run
+from cddpm_core.training import train
+
+
+@pytest.fixture
+def lab(tiny, tmp_path, monkeypatch):
+    """The address of a JupyterLab with a copy of the notebook, and a tiny run to explore."""
+    outputs, folder = tmp_path / "outputs", tmp_path / "notebooks"
+    monkeypatch.setattr(standin, "HELDOUT_IMAGES", 20)
+    monkeypatch.setenv("CDDPM_OUTPUTS", str(outputs))
+    params = tiny.replace(run="quick", num_scenes=6, heldout_scenes=1, evaluator_images=64,
+                          evaluator_epochs=1, epochs=1)
+    run = Run("quick")
+    run.write_params(params)
+    evaluation.get_evaluator(params, run)
+    result = train(params, IclevrDataset(data_source(params, run).folder), run)
+    run.update_metrics({"train": result})
+    folder.mkdir()
+    # Opened by hand, the notebook has the defaults of quick; here they are those of the tiny run.
+    notebook = (ROOT / "notebooks/explore.ipynb").read_text(encoding="utf-8")
+    for key in ("evaluator_images", "evaluator_epochs", "num_inference_steps"):
+        notebook = re.sub(rf"{key}: int = \d+", f"{key}: int = {getattr(params, key)}", notebook)
+    (folder / "explore.ipynb").write_text(notebook, encoding="utf-8")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with open(tmp_path / "lab.log", "w") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root",
+             f"--port={port}", "--ip=127.0.0.1", "--IdentityProvider.token=",
+             "--LabApp.news_url=None",
+             "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"],
+            cwd=folder, stdout=log, stderr=log)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            try:
+                urllib.request.urlopen(f"{address}/api", timeout=5)
+                break
+            except OSError:
+                assert server.poll() is None, (tmp_path / "lab.log").read_text()
+                time.sleep(0.25)
+        yield address
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def begin_to_run(page):
+    """Run all cells; JupyterLab may first ask which kernel to start, and then forget them."""
+    for _ in range(12):
+        asked = page.locator(".jp-Dialog button.jp-mod-accept")
+        if page.locator(".jp-InputPrompt", has_text=re.compile(r"\[[*\d]")).count():
+            return
+        if asked.count():
+            asked.click()
+        else:
+            page.get_by_role("menuitem", name="Run", exact=True).click()
+            page.get_by_role("menuitem", name=re.compile("^Run All Cells")).click()
+        page.wait_for_timeout(5000)
+    raise AssertionError("no cell has begun to run")
+
+
+def test_labels_are_picked_and_the_image_changes(lab, chromium):
+    page = chromium.new_page(viewport={"width": 1400, "height": 3000})
+    page.goto(f"{lab}/lab/tree/explore.ipynb")
+    page.locator(".jp-Notebook").wait_for(timeout=60_000)
+    begin_to_run(page)
+    image, said = page.locator("img.drawn-image"), page.locator(".drawn-score")
+    image.wait_for(timeout=120_000)
+    assert "red sphere" in said.inner_text() and "stand-in evaluator" in said.inner_text()
+    assert image.evaluate("i => i.naturalWidth") == 256
+    assert page.locator("img.drawn-film").evaluate("i => i.naturalWidth") > 256
+    for control, choice in (("object 1", "cyan cylinder"), ("object 2", "gray cube")):
+        before = image.get_attribute("src")
+        page.get_by_label(control).select_option(choice)
+        page.wait_for_function("before => document.querySelector('img.drawn-image').src != before",
+                               arg=before, timeout=60_000)
+        assert choice in said.inner_text()
+    assert "red sphere" not in said.inner_text()
+    assert page.locator(".jp-OutputArea-output[data-mime-type*='error']").count() == 0
+    page.close()
