@@ -13,7 +13,7 @@ import yaml
 
 from cddpm_core.errors import UserError
 from cddpm_core.params import FIELDS, Params, coerce, read_yaml, resolve
-from cddpm_core.runs import UNWRITABLE, Run, project_root
+from cddpm_core.runs import UNWRITABLE, Run, atomic, project_root
 
 __all__ = ["main"]
 
@@ -80,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     command = add("bench", _bench, "measure speed as ratios, with the network of a trained run")
     command.add_argument("--run", default="quick", help="the trained run")
     command.add_argument("--repeats", type=int, default=3, help="turns of each arm")
+    add("manual", _manual, "write params/README.md from the schema")
     add("lab", _lab, "open JupyterLab on the notebooks")
     add("test", _test, "run the tests; further arguments go to pytest")
     return parser
@@ -203,6 +204,16 @@ def _verify(options: argparse.Namespace) -> int:
     if faults:
         raise UserError(f"{run.folder}: {len(faults)} files are not as manifest.json says")
     print(f"{os.path.relpath(run.folder)}: every file is as manifest.json says")
+    return 0
+
+
+def _manual(options: argparse.Namespace) -> int:
+    from cddpm_core.manual import manual
+
+    folder = project_root() / "params"
+    with atomic(folder / "README.md") as temporary:
+        temporary.write_text(manual(folder), encoding="utf-8")
+    print(os.path.relpath(folder / "README.md"))
     return 0
 
 
