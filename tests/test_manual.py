@@ -16,7 +16,7 @@ def test_the_manual_has_every_parameter_with_its_meaning_and_range():
         assert field.metadata["help"] in row
         assert row.count(" | ") == 5
     guidance, = (line for line in lines if line.startswith("| `guidance_scale` |"))
-    assert "0 to 1000" in guidance and "seed" in guidance
+    assert "0 to 1,000" in guidance and "seed" in guidance
 
 
 def test_the_manual_says_what_each_ablation_is():
