@@ -65,8 +65,9 @@ def network_diagram(config: Mapping[str, Any]) -> Figure:
     _box(axis, 0, 1, f"$e$ = MLP(sinusoid($t$)) + $Wy + b$: {config['class_emb_size']}\n"
                      "enters every level", ORANGE, wide=1.3 * WIDE)
     if tokens:
-        _box(axis, -2.2, -deepest, f"{widths[-1] if transformer else config['class_emb_size'] // 2} "
-             "numbers for each\nobject asked for", GREEN, wide=0.7 * WIDE, dx=-0.9)
+        token = widths[-1] if transformer else config["class_emb_size"] // 2
+        _box(axis, -2.2, -deepest, f"{token} numbers for each\nobject asked for", GREEN,
+             wide=0.7 * WIDE, dx=-0.9)
         _arrow(axis, (-2.2 - 0.9 + 0.35 * WIDE, -deepest - 0.15), (-WIDE / 2, -deepest - 0.15),
                color=GREEN)
     axis.set(xlim=(-4.1, 3.6), ylim=(-deepest - 0.6, 1.6))
