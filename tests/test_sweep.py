@@ -7,7 +7,8 @@ import pytest
 import torch
 from conftest import ROOT
 
-from cddpm_core import sweep
+from cddpm_core import standin, sweep
+from cddpm_core.evaluation import get_evaluator
 from cddpm_core.params import Params, read_yaml, resolve
 from cddpm_core.runs import OUTPUTS, Run
 from cddpm_core.trainer import read_checkpoint
@@ -69,13 +70,16 @@ def test_a_training_that_is_there_is_not_overwritten(stages, tmp_path):
     assert (tmp_path / "b/checkpoint.pt").read_text() == "older"
 
 
-def test_presets_and_seeds_end_in_one_report(tmp_path):
+def test_presets_and_seeds_end_in_one_report(tmp_path, monkeypatch):
     """The command itself, at a size below smoke; plain differs from smoke in sampling alone."""
     plain = tmp_path / "plain.yaml"
     plain.write_text((ROOT / "params/smoke.yaml").read_text().replace(
         "guidance_scale: 4.0", "guidance_scale: 1.0"))
     small = {"num_scenes": 8, "heldout_scenes": 4, "evaluator_images": 64, "evaluator_epochs": 1,
              "epochs": 2, "experiment_epochs": 0, "num_inference_steps": 2, "image_size": 64}
+    # An evaluator whose held-out accuracies are those of few images, to save half a minute.
+    monkeypatch.setattr(standin, "HELDOUT_IMAGES", 20)
+    get_evaluator(Params(**small), Run("smoke", outputs=tmp_path))
     changes = [word for key, value in small.items() for word in ("-p", key, str(value))]
     done = subprocess.run(
         [sys.executable, "-m", "cddpm_core", "sweep", "params/smoke.yaml", plain,
