@@ -232,7 +232,10 @@ def _lab(options: argparse.Namespace) -> int:
 
 
 def _test(options: argparse.Namespace) -> int:
-    return subprocess.call([sys.executable, "-m", "pytest", *options.more], cwd=project_root())
+    # Many tests wait for a kernel to start; files are spread over processes, a core each.
+    workers = str(min(4, os.cpu_count() or 1))
+    return subprocess.call([sys.executable, "-m", "pytest", "-n", workers, "--dist", "loadfile",
+                            *options.more], cwd=project_root())
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from cddpm_core.runs import Run
 from cddpm_core.scenes import render_dataset
 from cddpm_core.schedule import loss_weight
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 
