@@ -18,7 +18,8 @@ from cddpm_core.runs import Run
 __all__ = ["Group", "check_runs", "group_runs", "interval"]
 
 # What two runs may differ in and still be repetitions of one another.
-REPEATED = {"run", "runs", "seed", "title", "author", "device", "in_memory", "reference",
+REPEATED = {"run", "runs", "seed", "title", "author", "student_id", "language", "font_paths",
+            "device", "num_processes", "gradient_accumulation_steps", "in_memory", "reference",
             "checkpoint_minutes", "evaluate_every", "denoise_steps", "experiment_timesteps",
             "experiment_epochs"}
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import ctypes
+import io
+import os
+import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
 from cddpm_core.errors import UserError
-from cddpm_core.params import Params
+from cddpm_core.params import Params, to_yaml
 from cddpm_core.runs import Run, project_root
 
 __all__ = ["accelerator_of", "device_of", "launch", "summed"]
@@ -33,6 +39,7 @@ def accelerator_of(params: Params) -> Accelerator:
 
     Raises `UserError` if there are more of them than images a step.
     """
+    _check_devices(params, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     # The others wait while one renders the data and trains the evaluator.
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))
     # Arithmetic is that of the parameters, whatever accelerate's own configuration says.
@@ -44,6 +51,14 @@ def accelerator_of(params: Params) -> Accelerator:
     return accelerator
 
 
+def _check_devices(params: Params, processes: int) -> None:
+    device = device_of(params)
+    if device.type != "cpu" and processes > torch.accelerator.device_count():
+        raise UserError(f"num_processes: {processes} on this machine, which has "
+                        f"{torch.accelerator.device_count()} {device.type} devices, expected one "
+                        "a device at most")
+
+
 def summed(accelerator: Accelerator, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """Return the sum of each tensor over the processes, all in one message."""
     total = accelerator.reduce(torch.cat([t.flatten() for t in tensors]), "sum")
@@ -51,25 +66,38 @@ def summed(accelerator: Accelerator, tensors: Sequence[torch.Tensor]) -> list[to
             zip(total.split([t.numel() for t in tensors]), tensors, strict=True)]
 
 
+def _end_with_parent() -> None:
+    """Let the launcher, and so its workers, end when this process is killed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
 def launch(run: Run, params: Params) -> dict:
     """Train a run with ``params.num_processes`` processes and return what `train_run` did.
 
     Raises `UserError` with the sentence of the process that failed.
     """
-    run.write_params(params)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
-               f"--nproc-per-node={params.num_processes}", "-m", "cddpm_core.train",
-               "--params", str(run / "params.yaml")]
+    _check_devices(params, params.num_processes)
+    places = {key: str(Path(getattr(params, key)).expanduser().absolute())
+              for key in ("data", "evaluator", "reference") if getattr(params, key)}
     fault = ""
-    with subprocess.Popen(command, cwd=project_root(), text=True, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT) as process:
-        try:
-            for line in process.stdout:
-                fault = fault or line.removeprefix("Error: ").strip() * line.startswith("Error: ")
-                if not fault:  # what follows is the launcher's account of it
-                    print(line, end="", flush=True)
-        finally:
-            process.terminate()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"{run.name}.yaml"
+        file.write_text(to_yaml(params.replace(run=run.name, **places)), encoding="utf-8")
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
+                   f"--nproc-per-node={params.num_processes}", "-m", "cddpm_core.train",
+                   "--params", str(file)]
+        with subprocess.Popen(command, cwd=project_root(), stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, preexec_fn=_end_with_parent) as process:
+            try:
+                # Progress bars end their lines with a carriage return, which is to stay.
+                for line in io.TextIOWrapper(process.stdout, encoding="utf-8", newline=""):
+                    if line.startswith("Error: ") and not fault:
+                        fault = line.removeprefix("Error: ").strip()
+                    if not fault:  # what follows is the launcher's account of it
+                        print(line, end="", flush=True, file=sys.stderr)
+            finally:
+                process.terminate()
     if process.returncode:
         raise UserError(fault or f"training in {params.num_processes} processes ended with exit "
                         f"code {process.returncode}; the same command goes on from the last "

@@ -57,15 +57,11 @@ def font_faces(text: str, fonts: Iterable[Path]) -> str:
     for path in fonts:
         for font in _open(path):
             here = wanted & _characters(font)
-            if not here:
+            cut = _cut(font, here) if here else b""
+            if not cut:
                 continue
             wanted -= here
-            cut = subset.Subsetter()
-            cut.populate(text="".join(here))
-            cut.subset(font)
-            file = io.BytesIO()
-            font.save(file)
-            data = base64.b64encode(file.getvalue()).decode()
+            data = base64.b64encode(cut).decode()
             codes = ", ".join(f"U+{ord(c):X}" for c in sorted(here))
             faces.append(f"@font-face {{ font-family: given; unicode-range: {codes}; "
                          f"src: url(data:font/otf;base64,{data}); }}")
@@ -78,7 +74,10 @@ def _beyond(text: str) -> set[str]:
 
 
 def _characters(font: TTFont) -> set[str]:
-    return {chr(code) for code in font.getBestCmap() or {}}
+    try:
+        return {chr(code) for code in font.getBestCmap() or {}}
+    except Exception:  # a damaged font has no glyph to offer
+        return set()
 
 
 def _open(path: Path) -> list[TTFont]:
@@ -86,5 +85,18 @@ def _open(path: Path) -> list[TTFont]:
         if path.suffix.lower() in (".ttc", ".otc"):
             return TTCollection(path, lazy=True).fonts
         return [TTFont(path, lazy=True)]
-    except Exception:  # a font file that cannot be read has no glyph to offer
+    except Exception:
         return []
+
+
+def _cut(font: TTFont, characters: set[str]) -> bytes:
+    """The font with these characters alone, or nothing if it is damaged."""
+    file = io.BytesIO()
+    try:
+        cut = subset.Subsetter()
+        cut.populate(text="".join(characters))
+        cut.subset(font)
+        font.save(file)
+    except Exception:
+        return b""
+    return file.getvalue()

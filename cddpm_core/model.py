@@ -74,6 +74,10 @@ class ClassConditionedUnet(ModelMixin, ConfigMixin):
         if layers_per_block > 64 or transformer_blocks > 256 or len(blocks) > 10:
             raise ValueError("expected at most 10 levels of 64 layers and 256 transformer blocks")
         self.top, bottom = rows or (0, image_size)
+        shrink = patch_size * 2 ** (len(blocks) - 1)
+        if not 0 <= self.top < bottom <= image_size or (bottom - self.top) % shrink:
+            raise ValueError(f"rows: expected two in 0 to {image_size}, a multiple of {shrink} "
+                             f"apart, found {shown(rows)}")
         self.x_shape = (3, bottom - self.top, image_size)
         sample_size = tuple(side // patch_size for side in self.x_shape[1:])
         width = class_emb_size // 4

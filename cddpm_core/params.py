@@ -276,7 +276,12 @@ class _PlainLoader(yaml.SafeLoader):
         twice = [key for key, count in Counter(keys).items() if count > 1]
         if twice:
             raise yaml.YAMLError(f"{shown(twice[0])} is given twice")
-        return super().construct_mapping(node, deep)
+        found = super().construct_mapping(node, deep)
+        for key, value in node.value:  # text stays as it is typed: 0716 is no octal number
+            if (FIELDS.get(key.value) and FIELDS[key.value].type == "str" and isinstance(
+                    value, yaml.ScalarNode) and not value.tag.endswith(":null")):
+                found[key.value] = value.value
+        return found
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

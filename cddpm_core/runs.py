@@ -90,8 +90,8 @@ def _remove(path: Path) -> None:
 def remove_leftovers(folder: Path) -> None:
     """Remove what processes that were killed had not yet renamed to its place."""
     for path in [*folder.rglob(".*.tmp"), *folder.glob(".*.running.ipynb")]:
-        pid = path.name.split(".")[-2]
-        if not pid.isdigit() or not psutil.pid_exists(int(pid)):
+        pid = re.fullmatch(r"\..+\.(\d+)\.tmp", path.name)
+        if not psutil.pid_exists(int(pid[1])) if pid else path.suffix == ".ipynb":
             _remove(path)
 
 
@@ -207,11 +207,14 @@ class Run:
         """Return the lines of ``history.jsonl``, oldest first."""
         if not (self / "history.jsonl").exists():
             return []
-        *lines, _ = (self / "history.jsonl").read_text(encoding="utf-8").split("\n")
         try:
             # What follows the last line break is empty, or torn by a sudden end.
-            return [json.loads(line) for line in lines]
-        except ValueError:
+            *lines, _ = (self / "history.jsonl").read_text(encoding="utf-8").split("\n")
+            found = [dict(json.loads(line)) for line in lines]
+            if any(not isinstance(line["step"], int) for line in found):
+                raise ValueError
+            return found
+        except (KeyError, TypeError, ValueError):
             raise UserError(f"{self / 'history.jsonl'}: malformed JSON lines, remove it and run "
                             "again") from None
 
@@ -245,13 +248,14 @@ def _merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def open_run(namespace: Mapping[str, Any]) -> tuple[Run, Params]:
+def open_run(namespace: Mapping[str, Any], *, write: bool = True) -> tuple[Run, Params]:
     """Return the run and parameters of a notebook, given its ``globals()``.
 
     Call it in the cell after the parameters cell. The run's name is the
     parameter ``run``; empty, it is the folder papermill writes the notebook
     to, or ``quick`` by hand. A key the notebook does not declare keeps the
-    value of the run's ``params.yaml``, if there is one.
+    value of the run's ``params.yaml``, if there is one. That file is written anew, unless
+    ``write`` is false: for a notebook that looks at a run and adds nothing to it.
     """
     given, output = namespace.get("run"), _papermill_output()
     if isinstance(given, Run):  # the cell is run again, and run names its result by now
@@ -259,5 +263,6 @@ def open_run(namespace: Mapping[str, Any]) -> tuple[Run, Params]:
     run = Run(str(given or (output.parent.name if output else DEFAULT_RUN)))
     base = run.params().to_dict() if (run / "params.yaml").exists() else {}
     params = from_notebook({**namespace, "run": run.name}, base)
-    run.write_params(params)
+    if write:
+        run.write_params(params)
     return run, params

@@ -31,7 +31,7 @@ def train_run(params: Params) -> dict[str, Any]:
     accelerator, run = accelerator_of(params), Run(params.run)
     first = accelerator.is_main_process
     with locked(run.folder) if first else contextlib.nullcontext():
-        if first:
+        if first and not (run / "checkpoint.pt").exists():
             run.write_params(params)
         with accelerator.main_process_first():
             source = data_source(params, run)
@@ -41,6 +41,7 @@ def train_run(params: Params) -> dict[str, Any]:
         evaluate = periodic_evaluation(run, params, evaluator, accelerator)
         result = train(params, dataset, run, evaluate=evaluate, accelerator=accelerator)
         if first:
+            run.write_params(params)
             run.update_metrics({"train": result})
         accelerator.end_training()
     return result

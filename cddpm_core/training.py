@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from diffusers import DDPMScheduler
 from safetensors import SafetensorError
 
@@ -62,6 +63,9 @@ def _train(trainer: Trainer, run: Run,
     checkpoint = run / "checkpoint.pt"
     if checkpoint.exists():
         trainer.load(checkpoint)
+    if trainer.accelerator and len(steps := set(gather_object([trainer.step]))) > 1:
+        raise UserError(f"{checkpoint}: the processes found different ones, of steps "
+                        f"{sorted(steps)}; CDDPM_OUTPUTS must be one disk that all of them see")
     if first:
         _write_history(run, [line for line in run.history() if line["step"] <= trainer.step])
     last = trainer.total_steps

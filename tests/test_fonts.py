@@ -74,5 +74,10 @@ def test_fonts_are_found_in_files_and_folders(tmp_path):
 def test_a_damaged_font_has_no_glyph(tmp_path, no_system_fonts):
     (tmp_path / "bad.ttf").write_bytes(b"no font at all")
     (tmp_path / "bad.ttc").write_bytes(b"")
+    whole = make_font(tmp_path / "whole.ttf", "王").read_bytes()
+    (tmp_path / "whole.ttf").unlink()
+    for length in range(100, len(whole), 40):
+        (tmp_path / f"cut{length}.ttf").write_bytes(whole[:length])
     with pytest.warns(UserWarning, match="no font has"):
         warn_of_missing_glyphs(NAME, font_files([str(tmp_path)]))
+    font_faces(NAME, font_files([str(tmp_path)]))

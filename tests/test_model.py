@@ -158,6 +158,15 @@ def test_a_model_draws_its_rows_and_leaves_the_others_to_the_mean(name, tmp_path
     assert loaded.x_shape == (3, 16, 32) and torch.equal(loaded(x_0, timesteps, labels), output)
 
 
+@pytest.mark.parametrize("rows", [[0, 10**9], [24, 8], [8, 21], [-8, 8], [3]])
+def test_rows_that_cannot_be_are_refused(rows, tmp_path):
+    small("plain").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "rows": rows}))
+    with pytest.raises(UserError, match="not a readable ClassConditionedUnet"):
+        load_model(tmp_path)
+
+
 def test_a_model_for_images_knows_their_mean_and_rows(tiny, dataset):
     mean, std = dataset.mean_and_std()
     model = model_for(tiny.replace(patch_size=4), dataset)

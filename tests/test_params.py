@@ -25,6 +25,14 @@ def test_presets_are_flat_complete_and_valid(path):
     assert set(values) == set(FIELDS) - {"run"}
 
 
+def test_text_stays_as_it_is_typed(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("student_id: 0716221\nauthor: 12:30\ntitle: yes\nmixed_precision: no\ndata:\n")
+    p = resolve(read_yaml(path))
+    assert (p.student_id, p.author, p.title) == ("0716221", "12:30", "yes")
+    assert (p.mixed_precision, p.data) == ("no", "")
+
+
 def test_presets_there():
     assert {"smoke", "quick", "seed", "seed_2000", "tutorial"} <= {path.stem for path in PRESETS}
 

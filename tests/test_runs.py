@@ -11,7 +11,15 @@ from PIL import Image
 from cddpm_core import runs
 from cddpm_core.errors import UserError
 from cddpm_core.params import Params
-from cddpm_core.runs import OUTPUTS, Run, atomic, open_run, progress, write_json
+from cddpm_core.runs import (
+    OUTPUTS,
+    Run,
+    atomic,
+    open_run,
+    progress,
+    remove_leftovers,
+    write_json,
+)
 
 
 @pytest.mark.parametrize("name", ["../x", "", "a/b", "a\\b", ".", "..", ".hidden", "/tmp", "a b",
@@ -140,6 +148,58 @@ def test_damaged_files_of_a_run_are_one_sentence(run):
         run.history()
 
 
+@pytest.mark.parametrize("content", [b'{"step": "\xff"}\n', b"[1]\n", b"{}\n", b'{"step": "3"}\n'])
+def test_a_history_that_is_none_is_one_sentence(run, content):
+    run.folder.mkdir(parents=True, exist_ok=True)
+    (run / "history.jsonl").write_bytes(content)
+    with pytest.raises(UserError, match="history.jsonl: malformed JSON lines, remove it"):
+        run.history()
+
+
+def test_only_what_this_package_left_half_written_is_removed(run):
+    dead = 2**22 + 7  # beyond every process
+    mine = [f".a.json.{dead}.tmp", f"model/.b.{dead}.tmp", ".train.running.ipynb"]
+    others = [".notes.tmp", "figures/.keep.tmp/x", "a.tmp", f".a.json.{os.getpid()}.tmp"]
+    for name in (*mine, *others):
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text("x")
+    (run / f".model.{dead}.tmp").mkdir()
+    remove_leftovers(run.folder)
+    assert not any((run / name).exists() for name in (*mine, f".model.{dead}.tmp"))
+    assert all((run / name).exists() for name in others)
+
+
+def test_a_stage_that_was_killed_is_interrupted(run):
+    run.set_stage("data", "done", seconds=1.0)
+    run.set_stage("train", "running", pid=7, key="k")
+    run.interrupted()
+    stages = run.read("status.json")["stages"]
+    assert stages["train"] == {"state": "interrupted", "pid": 7, "key": "k"}
+    assert stages["data"]["state"] == "done"
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    said = r"a\.txt: cannot be written \(No space left on device\)"
+    with pytest.raises(UserError, match=said), atomic(tmp_path / "a.txt") as temporary:
+        temporary.write_text("new")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_of_a_folder_are_renamed_one_by_one(tmp_path):
+    (tmp_path / "model/unet").mkdir(parents=True)
+    (tmp_path / "model/unet/old").write_text("kept")
+    with atomic(tmp_path / "model") as temporary:
+        (temporary / "unet").mkdir(parents=True)
+        (temporary / "unet/weights").write_text("new")
+    assert (tmp_path / "model/unet/weights").read_text() == "new"
+    assert (tmp_path / "model/unet/old").read_text() == "kept"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
 def test_a_line_torn_at_the_end_of_the_history_is_left_out(run):
     run.folder.mkdir()
     (run / "history.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"st')
@@ -183,6 +243,15 @@ def test_opening_a_run_again_later_in_the_session_opens_the_same(outputs):
     namespace |= {"names": ["a"], "count": 3, "data": os, "epochs": 4}
     run, params = open_run(namespace)
     assert run.name == "mine" and params.epochs == 4 and not (outputs / "quick").exists()
+
+
+def test_a_notebook_that_only_looks_leaves_the_run_as_it_is(outputs):
+    run = Run("mine")
+    run.write_params(Params(run="mine", seed=4, sampler="ddim"))
+    before = (run / "params.yaml").read_bytes()
+    _, params = open_run({"run": "mine", "device": "cpu"}, write=False)
+    assert (params.seed, params.sampler, params.device) == (4, "ddim", "cpu")
+    assert (run / "params.yaml").read_bytes() == before
 
 
 @pytest.mark.parametrize(("namespace", "words"), [

@@ -45,7 +45,8 @@ def in_two_processes(launcher, params, folder):
     file = folder / "params.yaml"
     file.write_text(to_yaml(params))
     done = subprocess.run([sys.executable, "-m", *launcher, "-m", "cddpm_core.train",
-                           "--params", str(file)], cwd=ROOT, text=True, capture_output=True)
+                           "--params", str(file)], cwd=ROOT, text=True, capture_output=True,
+                          timeout=300)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -90,6 +91,19 @@ def test_more_processes_than_images_are_one_sentence(params, tmp_path):
     assert "Error: batch_size: expected at least one image for each of the 2 processes" in said
 
 
+def test_a_fault_of_the_first_process_alone_ends_them_all(params, outputs, tmp_path):
+    (outputs / "held").mkdir()
+    hold = ("import sys, time; from cddpm_core.lock import locked\n"
+            "with locked(sys.argv[1]): print('held', flush=True); time.sleep(300)")
+    holder = subprocess.Popen([sys.executable, "-c", hold, str(outputs / "held")],
+                              stdout=subprocess.PIPE)
+    assert holder.stdout.readline() == b"held\n"
+    code, said = in_two_processes(TORCHRUN, params.replace(run="held"), tmp_path)
+    holder.kill()
+    assert code != 0 and f"in use by process {holder.pid}" in said
+    assert not (outputs / "held/checkpoint.pt").exists()
+
+
 SAMPLE = """
 import sys, torch
 from accelerate import Accelerator
@@ -113,7 +127,8 @@ def test_images_drawn_by_two_processes_are_those_of_one(params, tmp_path):
     script = tmp_path / "draw.py"
     script.write_text(SAMPLE)
     for command in ([], ["-m", *TORCHRUN]):
-        subprocess.run([sys.executable, *command, str(script), str(tmp_path)], cwd=ROOT, check=True)
+        subprocess.run([sys.executable, *command, str(script), str(tmp_path)], cwd=ROOT, check=True,
+                       timeout=300)
     for count in (7, 1):
         one, two = (torch.load(tmp_path / f"{n}_{count}.pt", weights_only=True) for n in (1, 2))
         assert one.shape == (count, 3, 64, 64)

@@ -196,9 +196,12 @@ def test_a_batch_in_two_parts_is_the_batch_as_a_whole(tiny, dataset, changes):
                 assert (one.grad - other.grad).norm() < 1e-3 * other.grad.norm() + 1e-6
 
 
-def test_a_batch_in_two_parts_is_the_same_every_time_and_on_one_core(tiny, dataset):
+@pytest.mark.parametrize(("precision", "near"), [("no", 1e-4), ("bf16", 0.05)])
+def test_a_batch_in_two_parts_is_the_same_every_time_and_on_one_core(tiny, dataset, precision,
+                                                                     near):
     before = torch.get_num_threads()
-    trainers = [Trainer(tiny.replace(batch_size=32), dataset) for _ in range(3)]
+    params = tiny.replace(batch_size=32, mixed_precision=precision)
+    trainers = [Trainer(params, dataset) for _ in range(3)]
     for trainer, threads in zip(trainers, (2, 2, 1), strict=True):
         torch.set_num_threads(threads)
         for _ in range(3):
@@ -207,4 +210,4 @@ def test_a_batch_in_two_parts_is_the_same_every_time_and_on_one_core(tiny, datas
     torch.set_num_threads(before)
     first, again, alone = (dict(trainer.model.state_dict()) for trainer in trainers)
     assert same(first, again)
-    assert all(torch.allclose(first[key], alone[key], atol=1e-4) for key in first)
+    assert all(torch.allclose(first[key], alone[key], atol=near) for key in first)
