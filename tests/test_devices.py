@@ -1,10 +1,17 @@
+import subprocess
+import sys
+import time
+
+import psutil
 import pytest
 import torch
+from conftest import ROOT
 
 from cddpm_core import evaluation, standin
 from cddpm_core.data import data_source
 from cddpm_core.devices import device_of, launch
 from cddpm_core.errors import UserError
+from cddpm_core.params import to_yaml
 from cddpm_core.runs import Run
 
 
@@ -17,8 +24,9 @@ def test_device_that_is_not_there_is_one_sentence(tiny):
         device_of(tiny.replace(device=absent))
 
 
-def test_launched_processes_train_the_run_and_a_fault_is_their_sentence(tiny, tmp_path, capsys,
-                                                                        monkeypatch):
+@pytest.fixture
+def two(tiny, tmp_path, monkeypatch):
+    """A run for two processes, with its data and evaluator."""
     monkeypatch.setattr(standin, "HELDOUT_IMAGES", 20)
     monkeypatch.setenv("CDDPM_OUTPUTS", str(tmp_path))
     params = tiny.replace(run="two", num_scenes=6, heldout_scenes=1, evaluator_images=64,
@@ -26,10 +34,36 @@ def test_launched_processes_train_the_run_and_a_fault_is_their_sentence(tiny, tm
     run = Run("two")
     data_source(params, run)
     evaluation.get_evaluator(params, run)
+    return run, params
+
+
+def test_launched_processes_train_the_run_and_a_fault_is_their_sentence(two, capsys):
+    run, params = two
     result = launch(run, params)
     assert result["finished"] and result["steps"] == 5
-    assert "training: 100%" in capsys.readouterr().out
+    assert "training: 100%" in capsys.readouterr().err
     with pytest.raises(UserError, match="checkpoint of another configuration, batch_size is 8 "
                                         "there and 4 here"):
         launch(run, params.replace(batch_size=4))
-    assert "Traceback" not in capsys.readouterr().out
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a child hears of its parent's death on Linux")
+def test_launched_processes_end_with_the_one_that_launched_them(two, tmp_path):
+    run, params = two
+    (tmp_path / "long.yaml").write_text(to_yaml(params.replace(epochs=10_000)))
+    code = ("import sys\nfrom cddpm_core.devices import launch\n"
+            "from cddpm_core.params import read_yaml, resolve\nfrom cddpm_core.runs import Run\n"
+            "launch(Run('two'), resolve(read_yaml(sys.argv[1])))")
+    parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "long.yaml")], cwd=ROOT,
+                              stderr=subprocess.DEVNULL)
+    for _ in range(240):
+        if run.history():
+            break
+        time.sleep(0.5)
+    workers = psutil.Process(parent.pid).children(recursive=True)
+    assert len(workers) >= 3  # the launcher and two processes
+    parent.kill()
+    parent.wait()
+    gone, alive = psutil.wait_procs(workers, timeout=60)
+    assert not alive
