@@ -147,6 +147,8 @@ def _plot_accuracy(axis: Any, history: Sequence[Mapping[str, Any]], metric: str,
     lines = [line for line in history if "test" in line]
     axis.plot([line["epoch"] for line in lines], [line["test"][metric] for line in lines],
               marker="o", markersize=3, label=label)
+    axis.update_datalim([(0, 0)])  # begins with training, also where there is one accuracy alone
+    axis.autoscale_view()
     axis.set(title="Accuracy on test", xlabel="epoch", ylim=(0, 1))
 
 

@@ -116,6 +116,13 @@ def test_curves_hold_the_history():
     assert [line.get_label() for line in both.axes[1].lines] == ["T = 1000", "T = 2000"]
 
 
+def test_one_accuracy_of_each_arm_stands_on_the_epochs_of_training():
+    arms = {name: [{"epoch": epoch, "test": {"micro": 0.7}}] for name, epoch in
+            (("T = 1000", 1.0), ("T = 2000", 1.0004))}
+    left, right = experiment_curves(arms).axes[1].get_xlim()
+    assert left <= 0 and 1 < right < 1.2
+
+
 @pytest.mark.parametrize("history", [[], HISTORY[:1], HISTORY[2:3]])
 def test_curves_of_a_training_that_has_hardly_begun(history):
     assert isinstance(training_curves(history), Figure)
