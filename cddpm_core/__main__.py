@@ -13,7 +13,7 @@ import yaml
 
 from cddpm_core.errors import UserError
 from cddpm_core.params import FIELDS, Params, coerce, read_yaml, resolve
-from cddpm_core.runs import UNWRITABLE, Run, atomic, project_root
+from cddpm_core.runs import Run, atomic, project_root, unwritable
 
 __all__ = ["main"]
 
@@ -25,15 +25,12 @@ def main(arguments: list[str] | None = None) -> int:
         _parser().error(f"unknown arguments: {' '.join(more)}")
     options.more = more
     try:
-        return options.command(options)
+        try:
+            return options.command(options)
+        except OSError as error:
+            raise unwritable(error, error.filename or "outputs") from None
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if error.errno not in UNWRITABLE:
-            raise
-        print(f"Error: {error.filename or 'outputs'}: cannot be written ({error.strerror}); mend "
-              "that and give the same command again", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("Stopped. The same command goes on from the last checkpoint.", file=sys.stderr)

@@ -12,11 +12,9 @@ from cddpm_core.devices import device_of
 from cddpm_core.errors import UserError
 from cddpm_core.params import Params
 from cddpm_core.provenance import made_with
-from cddpm_core.runs import Run, write_json
+from cddpm_core.runs import SCHEMA, Run, check_schema, write_json
 
 __all__ = ["verify", "write_manifest"]
-
-SCHEMA = 1
 
 
 def write_manifest(run: Run, params: Params) -> dict[str, Any]:
@@ -50,8 +48,7 @@ def verify(run: Run) -> list[str]:
         raise UserError(f"{path}: no manifest, 'make report' writes it at its end") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not a readable manifest ({type(error).__name__})") from None
-    if schema != SCHEMA:
-        raise UserError(f"{path}: expected schema {SCHEMA}, found {schema!r}")
+    check_schema({"schema": schema}, path)
     faults = []
     for name, (file, sha256) in known.items():
         if not file.exists():

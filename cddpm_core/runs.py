@@ -25,7 +25,7 @@ from cddpm_core.errors import UserError, shown
 from cddpm_core.params import Params, from_notebook, read_yaml, resolve, to_yaml
 
 __all__ = ["Run", "atomic", "check_schema", "headless", "open_run", "progress", "project_root",
-           "remove_leftovers", "write_json"]
+           "remove_leftovers", "unwritable", "write_json"]
 
 SCHEMA = 1
 HEADLESS = "CDDPM_HEADLESS"  # set while the pipeline runs a notebook
@@ -64,12 +64,17 @@ def atomic(path: str | Path) -> Iterator[Path]:
         else:
             os.replace(temporary, path)
     except OSError as error:
-        if error.errno not in UNWRITABLE:
-            raise
-        raise UserError(f"{path}: cannot be written ({error.strerror}); mend that and give the "
-                        "same command again") from None
+        raise unwritable(error, path) from None
     finally:
         _remove(temporary)
+
+
+def unwritable(error: OSError, path: str | Path) -> UserError | OSError:
+    """Return what to raise instead of an error: a sentence if a disk is full, say, else itself."""
+    if error.errno not in UNWRITABLE:
+        return error
+    return UserError(f"{path}: cannot be written ({error.strerror}); mend that and give the same "
+                     "command again")
 
 
 def check_schema(found: Mapping[str, Any], path: Path) -> None:

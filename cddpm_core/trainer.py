@@ -27,7 +27,7 @@ from cddpm_core.errors import UserError, shown
 from cddpm_core.model import ClassConditionedUnet, model_for
 from cddpm_core.optim import lr_factor, make_optimizers
 from cddpm_core.params import FIELDS, Params, coerce
-from cddpm_core.runs import atomic, check_schema
+from cddpm_core.runs import SCHEMA, atomic, check_schema
 from cddpm_core.sampling import autocast
 from cddpm_core.schedule import draw_timesteps, loss_weight, make_scheduler, target
 
@@ -193,7 +193,7 @@ class Trainer:
     def save(self, path: Path) -> None:
         """Write the whole state to a checkpoint, atomically."""
         kept = {k: getattr(self.params, k) for k in (*TRAIN_KEYS, *DATA_KEYS)}
-        state = {"schema": 1, "params": kept, "images": len(self.dataset),
+        state = {"schema": SCHEMA, "params": kept, "images": len(self.dataset),
                  "labels": self._labels_hash(), "step": self.step, "seconds": self.seconds,
                  "skipped": self.skipped, "losses": self.losses,
                  "model": self.model.state_dict(), "ema": self.ema.state_dict(),

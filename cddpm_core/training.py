@@ -22,7 +22,7 @@ from cddpm_core.errors import UserError
 from cddpm_core.lock import locked
 from cddpm_core.model import ClassConditionedUnet, load_model
 from cddpm_core.params import Params
-from cddpm_core.runs import Run, atomic, progress
+from cddpm_core.runs import Run, atomic, progress, unwritable
 from cddpm_core.trainer import Trainer
 
 __all__ = ["load_trained", "result_at", "save_model", "train"]
@@ -156,8 +156,7 @@ def _write_history(run: Run, lines: list[dict[str, Any]], append: bool = False) 
             file.write(text)
     except OSError as error:
         os.truncate(path, size)
-        raise UserError(f"{path}: cannot be written ({error.strerror}); mend that and give the "
-                        "same command again") from None
+        raise unwritable(error, path) from None
 
 
 def save_model(model: ClassConditionedUnet, scheduler: DDPMScheduler, folder: Path) -> None:

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from cddpm_core.compare import check_runs, group_runs, interval
 from cddpm_core.errors import UserError
 from cddpm_core.facts import read_facts
+from cddpm_core.findings import runs_text
 from cddpm_core.params import Params
 from cddpm_core.runs import Run
-from cddpm_core.sentences import runs_text
 from cddpm_core.tables import runs_table
 
 METRICS = {"data": {"kind": "rendered"}, "train": {"seconds": 60.0},

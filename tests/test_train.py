@@ -31,7 +31,7 @@ def outputs(tmp_path_factory):
 def params(tiny, outputs, monkeypatch):
     monkeypatch.setattr(standin, "HELDOUT_IMAGES", 20)
     monkeypatch.setenv("CDDPM_OUTPUTS", str(outputs))
-    params = tiny.replace(run="one", num_scenes=12, heldout_scenes=1, epochs=4, evaluate_every=2,
+    params = tiny.replace(run="one", num_scenes=12, heldout_scenes=1, epochs=12, evaluate_every=6,
                           evaluator_images=64, evaluator_epochs=1, batch_size=8,
                           experiment_epochs=0, muon_learning_rate=0.002)
     run = Run("one", outputs=outputs)
@@ -53,11 +53,11 @@ def in_two_processes(launcher, params, folder):
 def assert_alike(one: Run, two: Run):
     """Two runs went the same way, but for rounding."""
     a, b = (read_checkpoint(run / "checkpoint.pt") for run in (one, two))
-    assert a["step"] == b["step"] == 18
+    assert a["step"] == b["step"] == 54
     start = sum(weight.norm() for weight in a["model"].values())
     moved = sum((a["model"][key] - b["model"][key]).norm() for key in a["model"])
     assert moved < 2e-3 * start
-    grids = [np.asarray(Image.open(run / "figures/progress/epoch_002.png")).astype(int)
+    grids = [np.asarray(Image.open(run / "figures/progress/epoch_006.png")).astype(int)
              for run in (one, two)]
     assert np.abs(grids[0] - grids[1]).mean() < 1
     assert [(line["step"], line["test"]) for line in one.history() if "test" in line] == [
@@ -73,8 +73,9 @@ def test_two_processes_train_as_one_does_also_when_their_number_changes(params, 
     two = Run("two", outputs=outputs)
     assert_alike(one, two)
     first, second = ([line for line in run.history() if "loss" in line] for run in (one, two))
-    assert [line["step"] for line in first] == [line["step"] for line in second] == [18]
-    assert first[0]["loss"] == pytest.approx(second[0]["loss"], rel=1e-3)
+    assert [line["step"] for line in first] == [line["step"] for line in second] == [25, 50, 54]
+    assert [line["loss"] for line in first] == pytest.approx([line["loss"] for line in second],
+                                                             rel=1e-3)
     half = params.replace(run="changed", max_steps=5)
     code, said = in_two_processes(TORCHRUN, half, tmp_path)
     assert code == 0, said
@@ -82,7 +83,19 @@ def test_two_processes_train_as_one_does_also_when_their_number_changes(params, 
     assert train_run(half.replace(max_steps=0, gradient_accumulation_steps=3))["finished"]
     changed = Run("changed", outputs=outputs)
     assert_alike(one, changed)
-    assert [line["step"] for line in changed.history()] == [5, 9, 18]
+    assert [line["step"] for line in changed.history()] == [5, 25, 27, 50, 54]
+
+
+def test_the_train_notebook_launches_them_by_a_parameter(params, outputs, tmp_path):
+    file = tmp_path / "params.yaml"
+    file.write_text(to_yaml(params.replace(run="notebook", epochs=2, num_processes=2)))
+    done = subprocess.run([sys.executable, "-m", "cddpm_core", "stage", "train", "--params",
+                           str(file)], cwd=ROOT, text=True, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "training: 100%" in done.stderr
+    run = Run("notebook", outputs=outputs)
+    assert read_checkpoint(run / "checkpoint.pt")["step"] == 9
+    assert run.read("metrics.json")["train"]["finished"]
 
 
 def test_more_processes_than_images_are_one_sentence(params, tmp_path):

@@ -1,24 +1,18 @@
-"""Sentences of the report, each computed from what the run has written.
-
-A sentence that states a result can so not disagree with its table.
-"""
+"""Sentences of the report on how the run was made: data, network, training, sampling, evaluator."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from cddpm_core.compare import Group
 from cddpm_core.facts import Facts, needs
 from cddpm_core.labels import CONDITION_FILES
-from cddpm_core.markdown import code, count, duration, listed, share, with_interval
+from cddpm_core.markdown import code, count, listed, share
 from cddpm_core.params import Params
 
-__all__ = ["comparison_text", "data_text", "denoise_text", "discussion", "error_kinds",
-           "evaluator_text", "experiment_text", "model_text", "objective_text", "published_text",
-           "result_text", "runs_text", "sampling_text", "schedule_text", "summary_text",
-           "training_text"]
+__all__ = ["comparison_text", "data_text", "evaluator_text", "model_text", "objective_text",
+           "sampling_text", "schedule_text"]
 
 PREDICTIONS = {
     "epsilon": (r"the noise $\epsilon$ itself", r"\epsilon"),
@@ -26,16 +20,6 @@ PREDICTIONS = {
                                           r"\sqrt{1 - \bar\alpha_t}\,x_0"),
     "sample": (r"the clean image $x_0$", "x_0"),
 }
-
-
-@needs("test", "evaluate")
-def summary_text(facts: Facts) -> str:
-    """Return the result in two sentences, for the introduction."""
-    found = listed([f"{share(facts.metrics[name]['micro'])} on {code(name + '.json')}"
-                    for name in CONDITION_FILES])
-    return (f"In this run the share of objects found (micro accuracy) is {found}. All numbers, "
-            f"figures and sentences on results come from one run, {code(facts.run.name)}: "
-            f"{facts.origin()}.\n")
 
 
 @needs("data", "data")
@@ -222,148 +206,3 @@ def evaluator_text(facts: Facts) -> str:
             f"{share(evaluator['heldout_augmented_micro'])} after blur, noise and shifts, and "
             f"{share(evaluator['heldout_crowded_micro'])} on scenes of up to 5). Its scores are "
             "not comparable with those of the official evaluator.\n")
-
-
-@needs("train", "train")
-def training_text(facts: Facts) -> str:
-    """Return how far and how fast the training went."""
-    train = facts.metrics["train"]
-    unfinished = "" if train["finished"] else (
-        "**The training is not finished**: it was stopped early, and all results below are those "
-        "of an unfinished model. ")
-    return (f"{unfinished}Training took {count(train['steps'])} steps on {count(train['images'])} "
-            f"images in {duration(train['seconds'])}, {count(train['images_per_second'])} images "
-            f"a second on {train['device']}. The loss ended at {train['loss']:.4f}.\n")
-
-
-@needs("test", "evaluate")
-def result_text(facts: Facts) -> str:
-    """Return both accuracies and how the images were drawn, in words."""
-    parts = []
-    for name in CONDITION_FILES:
-        part = facts.metrics[name]
-        parts.append(f"In {code(name + '.json')} {part['hits']} of {part['objects']} objects were "
-                     f"found, a micro accuracy of {share(part['micro'])}; the macro accuracy is "
-                     f"{share(part['macro'])}, and {part['solved']} of {part['images']} images "
-                     "have all their objects.")
-    sampled = facts.metrics["sample"]
-    speed = (f"The images were drawn with {code(sampled['sampler'])} in "
-             f"{sampled['num_inference_steps']} steps, guidance {sampled['guidance_scale']:g}, at "
-             f"{sampled['images_per_second']:.2f} images a second.")
-    return " ".join([*parts, speed]) + "\n"
-
-
-@needs("denoise", "denoise")
-def denoise_text(facts: Facts) -> str:
-    """Return what the denoising figures show."""
-    films = listed([f"{', '.join(film['labels'])} (row {film['row']} of {code(name + '.json')})"
-                    for name, film in facts.metrics["denoise"].items()])
-    return (f"The figures show how {films} come out of noise: the state $x_t$ of the sampler and "
-            "the image $\\hat x_0$ that the network predicts from it. *Normalised* are the values "
-            "the network sees, stretched image by image to [0, 1]; *denormalised* are the "
-            "same values as a picture, cut off where they leave its range.\n")
-
-
-@needs("timesteps", "timesteps")
-def experiment_text(facts: Facts) -> str:
-    """Return what the timesteps experiment found."""
-    first, second = facts.metrics["timesteps"]["arms"]
-    findings = []
-    for name in CONDITION_FILES:
-        gain = second[name]["micro"] - first[name]["micro"]
-        objects = facts.metrics["timesteps"]["objects"][name]
-        change = ("leaves the micro accuracy as it is" if gain == 0 else
-                  f"{'raises' if gain > 0 else 'lowers'} the micro accuracy by "
-                  f"{share(abs(gain))} ({round(abs(gain) * objects)} of {objects} objects)")
-        findings.append(f"on {code(name + '.json')} it {change}")
-    return (f"Training with T = {second['num_train_timesteps']} instead of "
-            f"{first['num_train_timesteps']}, all else equal: {listed(findings)}. Both arms are "
-            f"compared after {first['epochs']} of the {facts.params.epochs} epochs of the same "
-            "training. Each is one training with one seed; differences of a few objects are "
-            "within chance.\n")
-
-
-def runs_text(facts: Facts, groups: Sequence[Group]) -> str:
-    """Return how the run does over seeds, and which others lie above or below it on both files."""
-    if sum(len(group.runs) for group in groups) < 2:
-        return ("No other runs were named to compare this one with: parameter "
-                f"{code('runs')}, or {code('make seeds')} and {code('make ablations')}.\n")
-    first, *others = groups
-    said = []
-    if len(first.runs) > 1:
-        scores = listed([f"{with_interval(*first.micro(name))} on {code(name + '.json')}"
-                         for name in CONDITION_FILES])
-        said.append(f"Over {len(first.runs)} seeds ({listed([str(s) for s in first.seeds])}) the "
-                    f"configuration of this run reaches a mean micro accuracy of {scores}.")
-    for direction, word in ((1, "above"), (-1, "below")):
-        names = [code(group.name) for group in others if all(
-            direction * (group.micro(name)[0] - first.micro(name)[0]) > 0
-            for name in CONDITION_FILES)]
-        if names:
-            said.append(f"On both files {listed(names)} {'are' if len(names) > 1 else 'is'} "
-                        f"{word} it.")
-    if any(len(group.runs) < 2 for group in groups):
-        said.append("A row of one seed carries no interval.")
-    return " ".join(said) + "\n"
-
-
-def error_kinds(scored: Mapping[str, Any]) -> dict[str, int]:
-    """Return how often a missed object was seen in another colour, another shape, or neither.
-
-    Each missed label is paired with an object seen instead: one of its shape
-    if there is one, else one of its colour, else any.
-    """
-    kinds = {"colour": 0, "shape": 0, "both": 0}
-    for condition in scored["conditions"]:
-        missed = [n for n in condition["labels"] if n not in condition["predicted"]]
-        extra = [n for n in condition["predicted"] if n not in condition["labels"]]
-        for kind, word in (("colour", 1), ("shape", 0)):
-            for name in list(missed):
-                twin = next((n for n in extra if n.split()[word] == name.split()[word]), None)
-                if twin:
-                    missed.remove(name)
-                    extra.remove(twin)
-                    kinds[kind] += 1
-        kinds["both"] += len(missed)
-    return kinds
-
-
-@needs("test", "evaluate")
-def discussion(facts: Facts) -> str:
-    """Return what fails and what does not, in sentences over both condition files."""
-    items = []
-    for name in CONDITION_FILES:
-        scored, file = facts.scores[name], code(f"{name}.json")
-        kinds = error_kinds(scored)
-        missed = sum(kinds.values())
-        if not missed:
-            items.append(f"In {file} nothing was missed.")
-            continue
-        counts = {size: t["hits"] / t["total"] for size, t in sorted(scored["per_count"].items())}
-        items.append(f"In {file} {missed} objects were missed. In place of {kinds['colour']} of "
-                     "them the evaluator saw the same shape in another colour, of "
-                     f"{kinds['shape']} the same colour in another shape, of {kinds['both']} an "
-                     "object that differs in both.")
-        items.append(f"In {file} the share found is "
-                     + listed([f"{share(v)} for {size} object{'s' * (size != '1')}"
-                               for size, v in counts.items()])
-                     + f"; the weakest colour is {_weakest(scored['per_colour'])}, the weakest "
-                       f"shape {_weakest(scored['per_shape'])}.")
-    return "\n".join(f"- {item}" for item in items) + "\n"
-
-
-def _weakest(tallies: Mapping[str, Mapping[str, int]]) -> str:
-    name = min(tallies, key=lambda key: tallies[key]["hits"] / tallies[key]["total"])
-    return f"{name} ({tallies[name]['hits']} of {tallies[name]['total']})"
-
-
-def published_text(facts: Facts) -> str:
-    """Return whether this run's scores may be set beside the published ones."""
-    data = facts.metrics.get("data", {}).get("kind")
-    kind = facts.metrics.get("evaluator", {}).get("kind")
-    if (data, kind) == ("real", "official"):
-        return ("This run used the real data and the official evaluator too: its scores are "
-                "comparable with published ones of the same metric.\n")
-    return ("The published scores are of real data and the official evaluator. This run's are of "
-            f"another kind ({facts.origin()}): neither column says anything about the other, and "
-            "they stand in tables of their own.\n")
