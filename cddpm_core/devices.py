@@ -1,4 +1,4 @@
-"""Where the computing is done: one device, or several processes side by side."""
+"""Where the computing is done: one device, some of its cores, or several processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from cddpm_core.errors import UserError
 from cddpm_core.params import Params, to_yaml
 from cddpm_core.runs import Run, project_root
 
-__all__ = ["accelerator_of", "device_of", "launch", "summed"]
+__all__ = ["SideBySide", "accelerator_of", "device_of", "launch", "summed"]
 
 
 def device_of(params: Params) -> torch.device:
@@ -32,6 +33,32 @@ def device_of(params: Params) -> torch.device:
     if params.device != "cpu" and (best is None or best.type != params.device):
         raise UserError(f"device: {params.device!r} is not there, expected 'auto' or 'cpu'")
     return torch.device(params.device)
+
+
+class SideBySide:
+    """Calls a function on several things at once, in ``parts`` threads with a share of the cores.
+
+    On a CPU one call on all cores leaves them waiting for each other.
+    """
+
+    def __init__(self, parts: int) -> None:
+        self.parts = parts
+        self._pool: ThreadPoolExecutor | None = None
+
+    def __call__(self, work: Callable, *things: Sequence) -> list:
+        """Return ``work`` of each of the things, as `map` takes them, in their order."""
+        cores = torch.get_num_threads()
+        if self.parts == 1 or cores == 1:
+            return list(map(work, *things))
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self.parts, initializer=torch.set_num_threads,
+                                            initargs=(cores // self.parts,))
+        # Some kernels have one setting for all threads, others one a thread.
+        torch.set_num_threads(cores // self.parts)
+        try:
+            return list(self._pool.map(work, *things))
+        finally:
+            torch.set_num_threads(cores)
 
 
 def accelerator_of(params: Params) -> Accelerator:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from diffusers.training_utils import EMAModel
 from torch.nn.utils import get_total_norm
 
 from cddpm_core.data import IclevrDataset
-from cddpm_core.devices import device_of, summed
+from cddpm_core.devices import SideBySide, device_of, summed
 from cddpm_core.errors import UserError, shown
 from cddpm_core.model import ClassConditionedUnet, model_for
 from cddpm_core.optim import lr_factor, make_optimizers
@@ -60,8 +58,8 @@ class Trainer:
     training is the same with any number of them, but for rounding. So it is with
     ``gradient_accumulation_steps``, the number of passes a share is divided into.
 
-    On a CPU a batch goes through the network in two parts at once, each with half of
-    the cores: one pass on all of them leaves them waiting for each other.
+    On a CPU a batch goes through the network in two halves at once, each with half of
+    the cores (`SideBySide`).
     """
 
     def __init__(self, params: Params, dataset: IclevrDataset,
@@ -75,8 +73,8 @@ class Trainer:
         self.peaks = [[g["lr"] for g in o.param_groups] for o in self.optimizers]
         self.ema = EMAModel(self.weights, decay=params.ema_decay)
         # As many on every machine, so that a seed gives the same weights on one core as on two.
-        self.parts = 2 if self.device.type == "cpu" and params.batch_size >= 32 else 1
-        self._pool: ThreadPoolExecutor | None = None
+        halves = self.device.type == "cpu" and params.batch_size >= 32
+        self.side_by_side = SideBySide(2 if halves else 1)
         self.total_steps = math.ceil(params.epochs * len(dataset) / params.batch_size)
         self.step, self.seconds, self.skipped, self.in_a_row = 0, 0.0, 0, 0
         self.losses: list[float] = []
@@ -129,7 +127,7 @@ class Trainer:
         for optimizer, peaks in zip(self.optimizers, self.peaks, strict=True):
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor
-        self._side_by_side(lambda optimizer: optimizer.step(), self.optimizers)
+        self.side_by_side(lambda optimizer: optimizer.step(), self.optimizers)
         if p.ema_decay:
             self.ema.step(self.weights)
         return loss
@@ -145,8 +143,8 @@ class Trainer:
         passes = min(self.params.gradient_accumulation_steps, len(batch[0]))
         total: list[torch.Tensor | None] = []
         for part in zip(*(tensor.tensor_split(passes) for tensor in batch), strict=True):
-            for found in self._side_by_side(self._gradients,
-                                            *(tensor.chunk(self.parts) for tensor in part)):
+            halves = (tensor.chunk(self.side_by_side.parts) for tensor in part)
+            for found in self.side_by_side(self._gradients, *halves):
                 total = found if not total else [
                     new if new is None else old + new
                     for old, new in zip(total, found, strict=True)]
@@ -164,21 +162,6 @@ class Trainer:
             output = self.model(x_t, timesteps, labels)
         loss = (((output.float() - wanted) ** 2).mean((1, 2, 3)) * weight).sum()
         return [loss.detach(), *torch.autograd.grad(loss, self.weights, allow_unused=True)]
-
-    def _side_by_side(self, work: Callable, *parts: Sequence) -> list:
-        """Return ``work`` of each part, in their order, from ``self.parts`` threads."""
-        cores = torch.get_num_threads()
-        if self.parts == 1 or cores == 1:
-            return list(map(work, *parts))
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self.parts, initializer=torch.set_num_threads,
-                                            initargs=(cores // self.parts,))
-        # Some kernels have one setting for all threads, others one a thread.
-        torch.set_num_threads(cores // self.parts)
-        try:
-            return list(self._pool.map(work, *parts))
-        finally:
-            torch.set_num_threads(cores)
 
     def averaged(self) -> ClassConditionedUnet:
         """Return a copy of the model with the averaged weights, ready to sample."""

@@ -186,8 +186,8 @@ def test_images_with_more_objects_than_tokens_are_one_sentence(tiny, dataset, re
 def test_a_batch_in_two_parts_is_the_batch_as_a_whole(tiny, dataset, changes):
     params = tiny.replace(batch_size=33, **changes)
     halves, whole = Trainer(params, dataset), Trainer(params, dataset)
-    assert halves.parts == 2 and Trainer(tiny, dataset).parts == 1
-    whole.parts = 1
+    assert halves.side_by_side.parts == 2 and Trainer(tiny, dataset).side_by_side.parts == 1
+    whole.side_by_side.parts = 1
     for _ in range(2):
         assert float(halves.update()) == pytest.approx(float(whole.update()), rel=1e-4)
         for one, other in zip(halves.weights, whole.weights, strict=True):
