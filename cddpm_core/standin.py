@@ -20,6 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.models import ResNet
 
 from cddpm_core.augment import augment, degrade, move, to_float, uniform
+from cddpm_core.devices import SideBySide
 from cddpm_core.errors import UserError
 from cddpm_core.evaluator import Evaluator, build_resnet18, score
 from cddpm_core.labels import COLOURS, OBJECTS, SHAPES
@@ -30,7 +31,7 @@ from cddpm_core.scenes import MAX_OBJECTS, RENDERER_VERSION, render_set
 
 __all__ = ["stand_in", "train_stand_in"]
 
-RECIPE_VERSION = 4  # of `train_stand_in`: raised when the same settings give other weights
+RECIPE_VERSION = 5  # of `train_stand_in`: raised when the same settings give other weights
 HELDOUT_IMAGES = 2000
 # Half as many spheres: what is hard is to tell cubes from cylinders.
 _CHANCES = np.array([0.5 if name.endswith("sphere") else 1.0 for name in OBJECTS])
@@ -42,7 +43,7 @@ def train_stand_in(
     *,
     seed: int = 0,
     num_images: int = 30000,
-    epochs: int = 4,
+    epochs: int = 3,
     batch_size: int = 64,
     progress: bool = True,
     device: str | torch.device = "cpu",
@@ -67,11 +68,15 @@ def train_stand_in(
         heads = nn.ModuleList(
             [nn.Conv2d(128, len(COLOURS) + len(SHAPES), 1), nn.Conv2d(256, len(OBJECTS), 1)]
         )
+    # The second block of layer 4 passes its input on and is not trained: on maps of 2x2 places
+    # it adds a sixth to the time of a step and nothing to the accuracy.
+    nn.init.zeros_(model.layer4[1].bn2.weight)
     for layer in (model.fc[0], *heads):
         nn.init.constant_(layer.bias, -4.0)  # most objects are absent, from most places more so
     model, heads = model.to(device).train(), heads.to(device)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.995), use_buffers=True)
     optimizers = _optimizers(model, heads)
+    together = SideBySide(2 if device.type == "cpu" else 1)
     steps = epochs * -(-num_images // batch_size)
     factor = partial(_lr_factor, steps=steps)
     schedules = [torch.optim.lr_scheduler.LambdaLR(each, factor) for each in optimizers]
@@ -88,7 +93,7 @@ def train_stand_in(
                 x = model.maxpool(model.relu(model.bn1(model.conv1(batch))))
                 middle = model.layer2(model.layer1(x))
                 late = model.layer3(middle)
-                features = model.avgpool(model.layer4(late)).flatten(1)
+                features = model.avgpool(model.layer4[0](late)).flatten(1)
                 outputs = (model.fc[0](features), heads[0](middle), heads[1](late))
             targets = (labels[rows], _by_attribute(_on_map(places, 8)), _on_map(places, 4))
             loss = sum(
@@ -98,7 +103,8 @@ def train_stand_in(
             for each in optimizers:
                 each.zero_grad()
             loss.backward()
-            for each in (*optimizers, *schedules):
+            together(lambda each: each.step(), optimizers)
+            for each in schedules:
                 each.step()
             if step >= steps // 2:  # the first weights would weigh too much otherwise
                 average.update_parameters(model)
@@ -111,7 +117,7 @@ def train_stand_in(
 
 
 def _optimizers(model: ResNet, heads: nn.Module) -> list[torch.optim.Optimizer]:
-    """Return Muon for the kernels of layers 1 to 3 and AdamW for the rest.
+    """Return two Muons for the kernels of layers 1 to 3, to step side by side, and AdamW.
 
     In layer 4 Muon would cost more than the network.
     """
@@ -124,7 +130,7 @@ def _optimizers(model: ResNet, heads: nn.Module) -> list[torch.optim.Optimizer]:
     chosen = {id(weight) for weight in inner}
     rest = [w for w in (*model.parameters(), *heads.parameters()) if id(w) not in chosen]
     return [
-        KernelMuon(inner, lr=0.02, weight_decay=0.0),
+        *(KernelMuon(inner[i::2], lr=0.02, weight_decay=0.0, ns_steps=4) for i in range(2)),
         torch.optim.AdamW(rest, lr=1e-3, weight_decay=0.05, fused=True),
     ]
 
@@ -180,7 +186,7 @@ def stand_in(
     *,
     seed: int = 0,
     num_images: int = 30000,
-    epochs: int = 4,
+    epochs: int = 3,
     batch_size: int = 64,
     progress: bool = True,
     device: str | torch.device = "cpu",
