@@ -18,6 +18,7 @@ from cddpm_core.model import ClassConditionedUnet
 from cddpm_core.params import Params
 from cddpm_core.runs import Run, atomic, progress
 from cddpm_core.sampling import image_seeds, sample
+from cddpm_core.schedule import sampling_scheduler
 from cddpm_core.standin import stand_in
 
 __all__ = ["draw_and_score", "get_evaluator", "save_images", "to_uint8"]
@@ -45,8 +46,9 @@ def draw_and_score(model: ClassConditionedUnet, scheduler: DDPMScheduler, evalua
     ``accelerator`` draw a share each.
     """
     batches = -(-len(conditions) // params.sample_batch_size)
+    walk = sampling_scheduler(scheduler, params.sampler, params.num_inference_steps)
     started = time.perf_counter()
-    with progress(total=batches * params.num_inference_steps, desc=desc, unit="step",
+    with progress(total=batches * len(walk.timesteps), desc=desc, unit="step",
                   disable=desc is None) as bar:
         images = sample(model, scheduler, conditions.labels,
                         image_seeds(params.seed, len(conditions)), sampler=params.sampler,

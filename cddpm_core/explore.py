@@ -74,7 +74,7 @@ def explorer(model: ClassConditionedUnet, scheduler: DDPMScheduler, evaluator: E
             description="steps", continuous_update=False),
         "sampler": widgets.Dropdown(
             options=samplers, description="sampler",
-            value=params.sampler if params.sampler in samplers else samplers[-1]),
+            value=params.sampler if params.sampler in samplers else Params().sampler),
         "seed": widgets.BoundedIntText(value=params.seed, min=0, max=2**31, description="seed"),
     }
     image = widgets.Image(format="png", width=256, height=256)

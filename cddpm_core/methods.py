@@ -181,6 +181,17 @@ def sampling_text(params: Params) -> str:
                             r"h = \log\frac{\sqrt{\bar\alpha_s}\,\sigma_t}"
                             r"{\sqrt{\bar\alpha_t}\,\sigma_s}, \qquad "
                             r"\sigma_t = \sqrt{1 - \bar\alpha_t} .$$",
+        "unipc": f"Images are drawn in {steps} steps of the second-order predictor-corrector "
+                 "UniPC, which follows the same probability flow as DDIM and corrects each step "
+                 "by the network's answer at its end.",
+        "heun": f"Images are drawn in {steps} steps of Heun's second-order method along the "
+                r"probability flow, in terms of $\bar x_t = x_t / \sqrt{\bar\alpha_t}$ and "
+                r"$s_t = \sqrt{1 - \bar\alpha_t} / \sqrt{\bar\alpha_t}$. From $t$ to an "
+                "earlier $s$ it is\n\n"
+                r"$$\bar x_s = \bar x_t + (s_s - s_t) \cdot \tfrac{1}{2} \left( "
+                r"\hat\epsilon_\theta(x_t, t) + \hat\epsilon_\theta(x'_s, s) \right) ,$$"
+                "\n\n" r"with $x'_s$ from a first step by $\hat\epsilon_\theta(x_t, t)$ alone. "
+                "All steps but the last so ask the network twice.",
     }[params.sampler]
     guided = "" if params.guidance_scale == 1 else (
         "\n\nThe prediction is guided without a classifier, with "

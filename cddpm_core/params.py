@@ -22,6 +22,7 @@ import yaml
 from cddpm_core.errors import UserError, did_you_mean, shown
 
 MOST_BYTES = 100_000  # of a params file
+SAMPLER_NAMES = ("ddpm", "ddim", "dpm_solver++", "sde_dpm_solver++", "unipc", "heun")
 
 __all__ = ["Params", "coerce", "from_notebook", "read_yaml", "resolve", "to_yaml"]
 
@@ -61,7 +62,7 @@ class Params:
     evaluator: str = _key("", "path of the official checkpoint.pth; empty: train a stand-in")
     evaluator_images: int = _key(30000, "rendered images the stand-in trains on",
                                  low=32, high=10_000_000)
-    evaluator_epochs: int = _key(4, "epochs the stand-in trains for", low=1, high=1_000)
+    evaluator_epochs: int = _key(3, "epochs the stand-in trains for", low=1, high=1_000)
 
     class_emb_size: int = _key(256, "width of the class and time embedding", low=8, high=8_192)
     backbone: str = _key("u_vit", "network: a U-Net, or one with a transformer at its core",
@@ -95,7 +96,7 @@ class Params:
                                choices=("uniform", "velocity", "min_snr"))
     loss_weight_max: float = _key(20.0, "gamma, the greatest weight of an error of x_0", low=0.1)
 
-    epochs: int = _key(3, "passes over the training images", low=1, high=1_000_000)
+    epochs: int = _key(5, "passes over the training images", low=1, high=1_000_000)
     batch_size: int = _key(32, "images a training step, over all processes", low=1, high=65_536)
     gradient_accumulation_steps: int = _key(1, "passes a step's images are divided into",
                                             low=1, high=65_536)
@@ -118,12 +119,22 @@ class Params:
     max_steps: int = _key(0, "stop after this many steps, to be resumed; 0: no limit",
                           low=0, high=1_000_000_000)
 
-    sampler: str = _key("sde_dpm_solver++", "sampler",
-                        choices=("ddpm", "ddim", "dpm_solver++", "sde_dpm_solver++"))
+    sampler: str = _key("sde_dpm_solver++", "sampler", choices=SAMPLER_NAMES)
     num_inference_steps: int = _key(50, "steps of the sampler", low=1, high=1_000_000)
     guidance_scale: float = _key(4.0, "classifier-free guidance; 1: none", low=0.0, high=1_000)
     sample_batch_size: int = _key(32, "images sampled at once", low=1, high=65_536)
 
+    experiments: list[str] = _key([], "experiments that make report includes",
+                                  choices=("timesteps", "sampling"))
+    sweep_samplers: list[str] = _key(
+        ["ddim", "dpm_solver++", "sde_dpm_solver++", "unipc", "heun"],
+        "samplers of the sampling experiment", choices=SAMPLER_NAMES)
+    sweep_steps: list[int] = _key([10, 25, 50], "numbers of steps of the sampling experiment",
+                                  low=1, high=1_000_000)
+    sweep_guidance: list[float] = _key(
+        [1.0, 2.0, 4.0, 6.0], "guidance scales of the sampling experiment", low=0.0, high=1_000)
+    analysis_images: int = _key(128, "images drawn to be compared with held-out ones",
+                                low=2, high=1_000_000)
     denoise_steps: int = _key(12, "moments shown of the denoising process", low=10, high=1_000)
     experiment_timesteps: int = _key(2000, "T of the timesteps experiment", low=2, high=1_000_000)
     experiment_epochs: int = _key(1, "epochs after which its arms are compared; 0: at the end",
@@ -193,9 +204,9 @@ def _check_together(p: Params) -> None:
             "loss_weighting: velocity weighs an error of epsilon without bound in pure noise, "
             "expected uniform or min_snr with prediction_type epsilon"
         )
-    if p.sampler == "ddim" and p.num_train_timesteps % p.num_inference_steps:
+    if p.sampler in ("ddim", "unipc") and p.num_train_timesteps % p.num_inference_steps:
         raise UserError(
-            f"num_inference_steps: ddim needs a divisor of num_train_timesteps "
+            f"num_inference_steps: {p.sampler} needs a divisor of num_train_timesteps "
             f"({p.num_train_timesteps}), found {p.num_inference_steps}"
         )
     if p.sampler == "ddpm" and p.num_inference_steps != p.num_train_timesteps:

@@ -6,6 +6,7 @@ random step, so that it does not depend on the batch it is drawn in.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 
 import torch
@@ -15,7 +16,7 @@ from diffusers import DDPMScheduler
 from tqdm import tqdm
 
 from cddpm_core.model import ClassConditionedUnet
-from cddpm_core.schedule import predicted_x_0, sampling_scheduler
+from cddpm_core.schedule import predicted_epsilon, predicted_x_0, sampling_scheduler
 
 __all__ = ["Callback", "autocast", "image_seeds", "sample", "trajectory"]
 
@@ -46,8 +47,7 @@ def sample(model: ClassConditionedUnet, scheduler: DDPMScheduler, labels: torch.
         scheduler: the noise schedule it was trained with.
         labels: multi-hot floats, shape (N, 24).
         seeds: N integers, one an image.
-        sampler: ``ddpm``, ``ddim``, ``dpm_solver++`` or ``sde_dpm_solver++``; see
-            `sampling_scheduler`.
+        sampler: a name of `schedule.SAMPLERS`; see `sampling_scheduler`.
         num_inference_steps: steps of the sampler; all T by default.
         guidance_scale: w of ``o_null + w (o_label - o_null)`` (Ho & Salimans
             2022); 1 samples the conditional model alone.
@@ -84,17 +84,22 @@ def _sample_batch(model, walk, scheduler, labels, seeds, guidance_scale, mixed_p
                   callback, bar) -> torch.Tensor:
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     x_t = torch.stack([torch.randn(model.x_shape, generator=g) for g in generators])
-    x_t = x_t.to(model.device) * walk.init_noise_sigma
+    state = x_t.to(model.device) * walk.init_noise_sigma
+    noise = ({"generator": generators}
+             if "generator" in inspect.signature(walk.step).parameters else {})
     for index, timestep in enumerate(walk.timesteps):
-        output = _guided(model, walk.scale_model_input(x_t, timestep), timestep, labels,
-                         guidance_scale, mixed_precision)
+        t = int(timestep)
+        x_t = walk.scale_model_input(state, timestep)
+        output = _guided(model, x_t, t, labels, guidance_scale, mixed_precision)
         if callback is not None:
-            callback({"step": index, "timestep": int(timestep), "x_t": x_t.cpu(),
-                      "x_0": predicted_x_0(scheduler, output, x_t, int(timestep)).cpu()})
-        x_t = walk.step(output, timestep, x_t, generator=generators).prev_sample
+            callback({"step": index, "timestep": t, "x_t": x_t.cpu(),
+                      "x_0": predicted_x_0(scheduler, output, x_t, t).cpu()})
+        if walk.config.prediction_type != scheduler.config.prediction_type:
+            output = predicted_epsilon(scheduler, output, x_t, t)
+        state = walk.step(output, timestep, state, **noise).prev_sample
         if bar is not None:
             bar.update()
-    return model.denormalise(x_t).cpu()
+    return model.denormalise(state).cpu()
 
 
 def _guided(model, x_t, timestep, labels, guidance_scale, mixed_precision) -> torch.Tensor:

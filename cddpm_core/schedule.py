@@ -9,19 +9,28 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    HeunDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
 
 from cddpm_core.errors import UserError, did_you_mean
 from cddpm_core.params import Params
 
 __all__ = ["SAMPLERS", "alpha_bar", "draw_timesteps", "loss_weight", "make_scheduler",
-           "predicted_x_0", "sampling_scheduler", "snr", "target"]
+           "predicted_epsilon", "predicted_x_0", "sampling_scheduler", "snr", "target"]
 
 SAMPLERS = {
     "ddpm": (DDPMScheduler, {}),
     "ddim": (DDIMScheduler, {"timestep_spacing": "trailing"}),
     "dpm_solver++": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
     "sde_dpm_solver++": (DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}),
+    "unipc": (UniPCMultistepScheduler, {"timestep_spacing": "trailing"}),
+    # diffusers' Heun does not know networks that predict x_0.
+    "heun": (HeunDiscreteScheduler, {"prediction_type": "epsilon"}),
 }
 
 
@@ -41,26 +50,31 @@ def sampling_scheduler(scheduler: DDPMScheduler, sampler: str, num_inference_ste
     """Return a scheduler that walks ``num_inference_steps`` of the same noise schedule.
 
     ``sampler`` is ``ddpm`` (ancestral; Ho et al. 2020, algorithm 2), ``ddim``
-    (Song et al. 2021, eta 0), ``dpm_solver++`` (Lu et al. 2022, second order) or
+    (Song et al. 2021, eta 0), ``dpm_solver++`` (Lu et al. 2022, second order),
     ``sde_dpm_solver++``, the same with fresh noise at each step, which corrects
-    what earlier steps got wrong.
-    Spacing is trailing, so that sampling starts at t = T - 1.
+    what earlier steps got wrong, ``unipc`` (Zhao et al. 2023, second order) or
+    ``heun`` (Karras et al. 2022, algorithm 1), which asks the network twice a step but
+    the last. Spacing is trailing, so that sampling starts at t = T - 1. What ``heun``
+    steps is ``x_t / sqrt(alpha_bar)``, by a predicted epsilon.
 
-    Raises `UserError` for ``ddim`` with a number of steps that does not divide
-    T: diffusers steps it by T // steps, away from the timesteps it lists.
+    Raises `UserError` for ``ddim`` and ``unipc`` with a number of steps that does not divide
+    T: diffusers steps the one by T // steps, away from the timesteps it lists, and lists a
+    timestep too many for the other.
     """
     if sampler not in SAMPLERS:
         raise UserError(f"sampler: found {sampler!r}{did_you_mean(sampler, SAMPLERS)}, "
                         f"expected one of {', '.join(SAMPLERS)}")
     kind, options = SAMPLERS[sampler]
-    made = kind.from_config(dict(scheduler.config), **options)
+    # The betas themselves, since diffusers' samplers have other defaults for them.
+    made = kind.from_config(dict(scheduler.config), trained_betas=scheduler.betas.tolist(),
+                            **options)
     last = scheduler.config.num_train_timesteps
-    if sampler != "ddim":
+    if sampler not in ("ddim", "unipc"):
         # diffusers' own trailing list has an entry t = -1 too many for some numbers of steps.
         made.set_timesteps(timesteps=[round(last - i * last / num_inference_steps) - 1
                                       for i in range(num_inference_steps)])
     elif last % num_inference_steps:
-        raise UserError(f"num_inference_steps: ddim needs a divisor of num_train_timesteps "
+        raise UserError(f"num_inference_steps: {sampler} needs a divisor of num_train_timesteps "
                         f"({last}), found {num_inference_steps}")
     else:
         made.set_timesteps(num_inference_steps)
@@ -132,3 +146,11 @@ def predicted_x_0(scheduler: DDPMScheduler, output: torch.Tensor, x_t: torch.Ten
     if kind == "epsilon":
         return (x_t - (1 - a).sqrt() * output) / a.sqrt()
     return output if kind == "sample" else a.sqrt() * x_t - (1 - a).sqrt() * output
+
+
+def predicted_epsilon(scheduler: DDPMScheduler, output: torch.Tensor, x_t: torch.Tensor,
+                      timestep: int | torch.Tensor) -> torch.Tensor:
+    """Return the epsilon, shape (B, C, H, W), that an output at ``x_t`` stands for."""
+    a = alpha_bar(scheduler)[torch.as_tensor(timestep).cpu()].to(x_t).view(-1, 1, 1, 1)
+    x_0 = predicted_x_0(scheduler, output, x_t, timestep)
+    return (x_t - a.sqrt() * x_0) / (1 - a).sqrt()

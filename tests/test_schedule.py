@@ -7,13 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cddpm_core.errors import UserError
-from cddpm_core.params import Params
+from cddpm_core.params import SAMPLER_NAMES, Params
 from cddpm_core.schedule import (
     SAMPLERS,
     alpha_bar,
     draw_timesteps,
     loss_weight,
     make_scheduler,
+    predicted_epsilon,
     predicted_x_0,
     sampling_scheduler,
     snr,
@@ -183,8 +184,11 @@ def test_samplers_walk_from_the_last_timestep_down(sampler, T):
                              prediction_type="epsilon")
     for steps in (1, 10, 25, 50, T):
         walk = sampling_scheduler(scheduler, sampler, steps)
-        assert len(walk.timesteps) == steps and walk.timesteps[0] == T - 1
-        assert (walk.timesteps.diff() < 0).all() and walk.timesteps[-1] == T // steps - 1
+        # Heun's method asks the network twice a step, but for the last.
+        assert len(walk.timesteps) == (2 * steps - 1 if sampler == "heun" else steps)
+        timesteps = walk.timesteps.unique_consecutive()
+        assert len(timesteps) == steps and timesteps[0] == T - 1
+        assert (timesteps.diff() < 0).all() and timesteps[-1] == T // steps - 1
         assert torch.equal(walk.alphas_cumprod, alpha_bar(scheduler))
         assert walk.config.prediction_type == "epsilon"
 
@@ -214,7 +218,8 @@ def test_the_walk_from_a_saved_scheduler_is_the_same(tmp_path):
         steps = []
         for source in (scheduler, loaded):
             walk = sampling_scheduler(source, sampler, 50)
-            steps.append(walk.step(output, walk.timesteps[0], x_t, generator=generator(3)))
+            drawn = {} if sampler in ("unipc", "heun") else {"generator": generator(3)}
+            steps.append(walk.step(output, walk.timesteps[0], x_t, **drawn))
         assert torch.equal(steps[0].prev_sample, steps[1].prev_sample)
 
 
@@ -223,9 +228,26 @@ def test_unknown_sampler_is_one_sentence():
         sampling_scheduler(scheduler_of(), "ddin", 10)
 
 
-def test_steps_that_ddim_cannot_walk_are_refused_early():
-    with pytest.raises(UserError, match="ddim needs a divisor of num_train_timesteps .1000."):
-        sampling_scheduler(scheduler_of(), "ddim", 30)
-    with pytest.raises(UserError, match="ddim needs a divisor of num_train_timesteps .1000."):
-        Params(sampler="ddim", num_inference_steps=30)
-    Params(sampler="ddim", num_inference_steps=50)
+@pytest.mark.parametrize("sampler", ["ddim", "unipc"])
+def test_steps_that_a_sampler_cannot_walk_are_refused_early(sampler):
+    sentence = f"{sampler} needs a divisor of num_train_timesteps .1000."
+    with pytest.raises(UserError, match=sentence):
+        sampling_scheduler(scheduler_of(), sampler, 30)
+    with pytest.raises(UserError, match=sentence):
+        Params(sampler=sampler, num_inference_steps=30)
+    Params(sampler=sampler, num_inference_steps=50)
+
+
+def test_the_schema_knows_every_sampler():
+    assert set(SAMPLER_NAMES) == set(SAMPLERS)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_epsilon_is_found_in_every_prediction(kind):
+    scheduler = scheduler_of(prediction_type=kind, loss_weighting="uniform")
+    x_0, epsilon = torch.randn(2, 4, 3, 8, 8, generator=generator())
+    timesteps = torch.tensor([1, 300, 700, 990])
+    x_t = scheduler.add_noise(x_0, epsilon, timesteps)
+    found = predicted_epsilon(scheduler, target(scheduler, x_0, epsilon, timesteps), x_t,
+                              timesteps)
+    assert torch.allclose(found, epsilon, atol=2e-3)
