@@ -13,7 +13,7 @@ OPTIONS = --params "$(PARAMS)" $(if $(RUN),--run "$(RUN)") $(if $(DATA),--data "
 	$(if $(EVALUATOR),--evaluator "$(EVALUATOR)")
 INPUTS = $(if $(DATA),-p data "$(DATA)") $(if $(EVALUATOR),-p evaluator "$(EVALUATOR)")
 
-.PHONY: report stage seeds ablations verify submission bench lab test torture env clean-env
+.PHONY: report stage seeds ablations experiments verify submission bench lab test torture env clean-env
 
 report: $(READY)
 	$(CDDPM) report $(OPTIONS)
@@ -26,6 +26,9 @@ seeds: $(READY)
 
 ablations: $(READY)
 	$(CDDPM) sweep params/quick.yaml params/ablations/*.yaml --seeds $(SEEDS) $(INPUTS)
+
+experiments: $(READY)
+	for file in params/experiments/*.yaml; do $(CDDPM) report --params $$file $(INPUTS) || exit; done
 
 verify: $(READY)
 	$(CDDPM) verify $(if $(RUN),--run "$(RUN)")

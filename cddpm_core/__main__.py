@@ -47,12 +47,14 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(command=run)
         return command
 
-    for command in (add("report", _report, "run all stages and write report.html and report.pdf"),
+    for command in (add("report", _report, "run all stages, with the experiments of the params "
+                        "file, and write report.html and report.pdf"),
                     add("stage", _stage, "run one stage and the stages it needs"),
                     add("train", _train, "train alone; in several processes, start it with "
                         "accelerate launch -m cddpm_core.train")):
         if "stage" in command.prog.split():
-            command.add_argument("stage", help="data, train, evaluate, denoise, timesteps, report")
+            command.add_argument("stage", help="data, train, evaluate, denoise, analyse, "
+                                 "timesteps, sampling, report")
         command.add_argument("--params", default="params/quick.yaml", metavar="FILE")
         command.add_argument("--run", default="", help="run name; default: stem of the params file")
         command.add_argument("--data", default="", metavar="DIR", help="the real i-CLEVR data")
@@ -111,9 +113,9 @@ def _value(key: str, text: str) -> Any:
 def _report(options: argparse.Namespace) -> int:
     # Imported here, so that a mistyped parameter is named before torch is loaded.
     params = _params(options)
-    from cddpm_core.pipeline import STAGES, run_stages
+    from cddpm_core.pipeline import run_stages, with_needs
 
-    run = run_stages(list(STAGES), params, force=options.force)
+    run = run_stages(with_needs("report", params.experiments), params, force=options.force)
     pages = _export(run)
     for line in _results(run.read("metrics.json")):
         print(line)
@@ -150,7 +152,8 @@ def _stage(options: argparse.Namespace) -> int:
     params = _params(options)
     from cddpm_core.pipeline import run_stages, with_needs
 
-    run = run_stages(with_needs(options.stage), params, force=options.force)
+    names = with_needs(options.stage, params.experiments)
+    run = run_stages(names, params, force=options.force)
     if options.stage == "report":
         _export(run)
     print(os.path.relpath(run / f"{options.stage}.ipynb"))

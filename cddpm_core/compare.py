@@ -20,8 +20,9 @@ __all__ = ["Group", "check_runs", "group_runs", "interval"]
 # What two runs may differ in and still be repetitions of one another.
 REPEATED = {"run", "runs", "seed", "title", "author", "student_id", "language", "font_paths",
             "device", "num_processes", "gradient_accumulation_steps", "in_memory", "reference",
-            "checkpoint_minutes", "evaluate_every", "denoise_steps", "experiment_timesteps",
-            "experiment_epochs"}
+            "checkpoint_minutes", "evaluate_every", "denoise_steps", "analysis_images",
+            "experiments", "experiment_timesteps", "experiment_epochs", "sweep_samplers",
+            "sweep_steps", "sweep_guidance"}
 
 
 @dataclass(frozen=True)

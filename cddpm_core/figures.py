@@ -1,7 +1,7 @@
 """The style of all figures, and the figures made of drawn images.
 
 Every function takes arrays, tensors or plain dicts and returns a matplotlib
-figure of the same width (or, `grid_image`, a picture); none opens a file.
+figure of the same width (or, `grid_image`, a picture); only `run_rows` opens files.
 Colours differ also in print, and are never the only mark.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -20,7 +21,7 @@ from PIL import Image
 from torchvision.utils import make_grid
 
 __all__ = ["denoising_figure", "grid_figure", "grid_image", "marked_grid", "progress_strips",
-           "rescale", "show_image", "styled"]
+           "rescale", "run_rows", "show_image", "styled"]
 
 WIDTH = 7.2
 PADDING = 2
@@ -129,6 +130,19 @@ def progress_strips(grids: Mapping[str, Image.Image], per_row: int = 8) -> Figur
     for axis, (name, grid) in zip(axes[:, 0], grids.items(), strict=True):
         show_image(axis, np.asarray(grid.crop((0, 0, grid.width, grid.width // per_row))))
         axis.set_ylabel(name)
+    return figure
+
+
+@styled
+def run_rows(folders: Mapping[str, Path], count: int = 8) -> Figure:
+    """Return the images ``0.png``, ``1.png``, ... of named folders, a row a folder."""
+    figure, axes = plt.subplots(len(folders), count, squeeze=False,
+                                figsize=(WIDTH, len(folders) * (WIDTH / count + 0.06)))
+    for line, (name, folder) in zip(axes, folders.items(), strict=True):
+        for index, axis in enumerate(line):
+            with Image.open(folder / f"{index}.png") as picture:
+                show_image(axis, np.asarray(picture.convert("RGB")))
+        line[0].set_ylabel(name, fontsize=6.5)
     return figure
 
 

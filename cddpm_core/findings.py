@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cddpm_core.analysis import missed_pairs
 from cddpm_core.compare import Group
 from cddpm_core.facts import Facts, needs
 from cddpm_core.labels import CONDITION_FILES
@@ -111,23 +112,12 @@ def runs_text(facts: Facts, groups: Sequence[Group]) -> str:
 
 
 def error_kinds(scored: Mapping[str, Any]) -> dict[str, int]:
-    """Return how often a missed object was seen in another colour, another shape, or neither.
-
-    Each missed label is paired with an object seen instead: one of its shape
-    if there is one, else one of its colour, else any.
-    """
+    """Return how often a missed object was seen in another colour, another shape, or neither."""
     kinds = {"colour": 0, "shape": 0, "both": 0}
-    for condition in scored["conditions"]:
-        missed = [n for n in condition["labels"] if n not in condition["predicted"]]
-        extra = [n for n in condition["predicted"] if n not in condition["labels"]]
-        for kind, word in (("colour", 1), ("shape", 0)):
-            for name in list(missed):
-                twin = next((n for n in extra if n.split()[word] == name.split()[word]), None)
-                if twin:
-                    missed.remove(name)
-                    extra.remove(twin)
-                    kinds[kind] += 1
-        kinds["both"] += len(missed)
+    for name, seen, _ in missed_pairs(scored):
+        (colour, shape), (other_colour, other_shape) = name.split(), seen.split()
+        kinds["colour" if shape == other_shape else
+              "shape" if colour == other_colour else "both"] += 1
     return kinds
 
 

@@ -30,8 +30,14 @@ def manual(folder: Path) -> str:
             "Python. This file is written by `python -m cddpm_core manual`.\n\n"
             f"{table}\n\n"
             "The files of `ablations/` are quick with one thing changed each:\n\n"
-            + "\n".join(f"- `{path.name}`: {_first_line(path)}"
-                        for path in sorted((folder / "ablations").glob("*.yaml"))) + "\n")
+            f"{_listed(folder / 'ablations')}\n\n"
+            "Those of `experiments/` add an experiment to the run `quick` (`make experiments`):\n\n"
+            f"{_listed(folder / 'experiments')}\n")
+
+
+def _listed(folder: Path) -> str:
+    return "\n".join(f"- `{path.name}`: {_first_line(path)}"
+                     for path in sorted(folder.glob("*.yaml")))
 
 
 def _code(value: object) -> str:

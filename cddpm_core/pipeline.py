@@ -29,7 +29,7 @@ from cddpm_core.params import Params
 from cddpm_core.runs import HEADLESS, Run, project_root
 from cddpm_core.trainer import DATA_KEYS, TRAIN_KEYS, read_checkpoint
 
-__all__ = ["STAGES", "run_stages", "with_needs"]
+__all__ = ["EXPERIMENTS", "STAGES", "run_stages", "with_needs"]
 
 # Each stage is the notebook of that name, with the stages whose results it reads.
 STAGES = {
@@ -37,13 +37,19 @@ STAGES = {
     "train": ("data",),
     "evaluate": ("train",),
     "denoise": ("train",),
+    "analyse": ("evaluate",),
     "timesteps": ("evaluate",),
-    "report": ("data", "train", "evaluate", "denoise", "timesteps"),
+    "sampling": ("evaluate",),
+    "report": ("data", "train", "evaluate", "denoise", "analyse", "timesteps", "sampling"),
 }
+EXPERIMENTS = ("timesteps", "sampling")  # stages that a report has only if they are asked for
 
 
-def with_needs(stage: str) -> list[str]:
-    """Return the stage and all it needs, in the order of the pipeline."""
+def with_needs(stage: str, experiments: Sequence[str] = EXPERIMENTS) -> list[str]:
+    """Return the stage and all it needs, in the order of the pipeline.
+
+    Of the experiments a report needs only those of ``experiments``.
+    """
     if stage not in STAGES:
         raise UserError(f"stage: found {stage!r}{did_you_mean(stage, STAGES)}, "
                         f"expected one of {', '.join(STAGES)}")
@@ -51,7 +57,8 @@ def with_needs(stage: str) -> list[str]:
     for name in reversed(STAGES):
         if name in wanted:
             wanted.update(STAGES[name])
-    return [name for name in STAGES if name in wanted]
+    return [name for name in STAGES if name in wanted
+            and (name in experiments or name == stage or name not in EXPERIMENTS)]
 
 
 def run_stages(names: Sequence[str], params: Params, *, force: bool = False) -> Run:
@@ -85,7 +92,10 @@ def _run_stages(names: Sequence[str], params: Params, run: Run, force: bool) -> 
     keys: dict[str, str] = {}
     for name in names:
         notebook = project_root() / f"notebooks/{name}.ipynb"
-        keys[name] = _key(notebook, params, [keys[n] for n in STAGES[name] if n in keys])
+        needs = [keys[n] for n in STAGES[name] if n in keys]
+        if name == "report":
+            needs += _experiments_before(run, names, keys)
+        keys[name] = _key(notebook, params, needs)
         before = run.read("status.json").get("stages", {}).get(name, {})
         done = (before.get("state"), before.get("key")) == ("done", keys[name])
         if done and not force and (run / f"{name}.ipynb").exists():
@@ -93,11 +103,26 @@ def _run_stages(names: Sequence[str], params: Params, run: Run, force: bool) -> 
             continue
         print(f"{name}: running", flush=True)
         run.write_params(params)  # a notebook run beside this may have left its own
-        with run.stage(name, key=keys[name]):
+        with run.stage(name, key=keys[name], needs=needs):
             _execute(notebook, run / f"{name}.ipynb", params)
         seconds = run.read("status.json")["stages"][name]["seconds"]
         print(f"{name}: done in {seconds:.0f} s", flush=True)
         _write_total(run)
+
+
+def _experiments_before(run: Run, names: Sequence[str], keys: dict[str, str]) -> list[str]:
+    """The keys of experiments made earlier; those of another training leave the report."""
+    found = []
+    for name in EXPERIMENTS:
+        about = run.read("status.json").get("stages", {}).get(name)
+        if name in names or about is None:
+            continue
+        if about["state"] == "done" and about.get("needs") == [keys[n] for n in STAGES[name]]:
+            found.append(about["key"])
+        else:
+            print(f"{name}: was made of another training, left out of the report", flush=True)
+            run.forget(name)
+    return found
 
 
 def _write_total(run: Run) -> None:

@@ -202,6 +202,16 @@ class Run:
         status.setdefault("stages", {})[stage] = {"state": state, **more}
         write_json(self / "status.json", status)
 
+    def forget(self, stage: str) -> None:
+        """Take what a stage found, and its figures, out of what the report reads."""
+        metrics, status = self.read("metrics.json"), self.read("status.json")
+        metrics.pop(stage, None)
+        status.get("stages", {}).pop(stage, None)
+        for path in (self / "figures").glob(f"{stage}_*.png"):
+            path.unlink()
+        write_json(self / "metrics.json", metrics)
+        write_json(self / "status.json", status)
+
     def interrupted(self) -> None:
         """Record that no stage runs any more, to be called by who holds the folder alone."""
         for name, about in self.read("status.json").get("stages", {}).items():

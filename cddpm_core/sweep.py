@@ -31,7 +31,8 @@ def run_sweep(presets: Sequence[Params], seeds: Sequence[int] = ()) -> Run:
             if _training(earlier) == _training(params):
                 _take_training(Run(earlier.run), Run(params.run))
         run_stages(with_needs("evaluate"), params)
-    return run_stages(with_needs("report"), runs[0].replace(runs=[params.run for params in runs]))
+    first = runs[0].replace(runs=[params.run for params in runs])
+    return run_stages(with_needs("report", first.experiments), first)
 
 
 def _training(params: Params) -> list:

@@ -23,9 +23,9 @@ from cddpm_core.lock import locked
 from cddpm_core.model import ClassConditionedUnet, load_model
 from cddpm_core.params import Params
 from cddpm_core.runs import Run, atomic, progress, unwritable
-from cddpm_core.trainer import Trainer
+from cddpm_core.trainer import Trainer, read_checkpoint
 
-__all__ = ["load_trained", "result_at", "save_model", "train"]
+__all__ = ["load_raw", "load_trained", "result_at", "save_model", "train"]
 
 LOG_EVERY = 25
 MOST_SKIPPED = 10  # steps without a finite loss and gradient in a row, before training gives up
@@ -179,3 +179,10 @@ def load_trained(run: Run, params: Params) -> tuple[ClassConditionedUnet, DDPMSc
         raise UserError(f"{run / 'model/scheduler'}: not a readable scheduler ({reason}), "
                         "run the 'train' stage again") from None
     return model.to(device_of(params)), scheduler
+
+
+def load_raw(run: Run, params: Params) -> ClassConditionedUnet:
+    """Return the run's model with the weights of its last step, not their moving average."""
+    model, _ = load_trained(run, params)
+    model.load_state_dict(read_checkpoint(run / "checkpoint.pt")["model"])
+    return model.eval()

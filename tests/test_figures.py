@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 
 from cddpm_core.charts import (
     accuracy_bars,
@@ -22,6 +23,7 @@ from cddpm_core.figures import (
     marked_grid,
     progress_strips,
     rescale,
+    run_rows,
 )
 from cddpm_core.schedule import draw_timesteps, make_scheduler
 
@@ -153,3 +155,14 @@ def test_the_bench_figure_has_a_bar_with_its_range_for_each_ratio():
     assert [label.get_text() for label in axis.get_yticklabels()] == ["a vs b", "c vs d"]
     assert texts(figure) == ["200 ×", "2 ×"] and axis.get_xscale() == "log"
     plt.close(figure)
+
+
+def test_rows_of_runs_show_their_images_in_order(tmp_path):
+    for shade, name in enumerate(("a", "b")):
+        (tmp_path / name).mkdir()
+        for index in range(3):
+            Image.new("RGB", (8, 8), (10 * index, 100 * shade, 0)).save(
+                tmp_path / f"{name}/{index}.png")
+    figure = run_rows({name: tmp_path / name for name in ("a", "b")}, count=3)
+    assert [axis.get_ylabel() for axis in figure.axes] == ["a", "", "", "b", "", ""]
+    assert figure.axes[5].images[0].get_array()[0, 0].tolist() == [20, 100, 0]

@@ -14,7 +14,7 @@ from PIL import Image
 from cddpm_core.evaluator import build_resnet18
 from cddpm_core.labels import OBJECTS
 from cddpm_core.params import read_yaml, resolve
-from cddpm_core.pipeline import STAGES, with_needs
+from cddpm_core.pipeline import EXPERIMENTS, STAGES, with_needs
 from cddpm_core.runs import OUTPUTS
 
 PYTHON = [sys.executable, "-m"]
@@ -104,6 +104,26 @@ def test_a_changed_parameter_runs_again_only_what_depends_on_it(smoke, outputs):
     assert "denoise: done" in again.stdout
 
 
+def test_an_experiment_stays_in_the_report_until_the_training_is_another(smoke, outputs):
+    again = command(outputs, "cddpm_core", "report", "--params", "params/smoke.yaml",
+                    "-p", "experiments", "[]")
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert "left out" not in again.stdout and "sampling: " not in again.stdout
+    assert "Fréchet distance" in (outputs / "smoke/report.html").read_text()
+    assert "The best is" in (outputs / "smoke/report.html").read_text()
+    metrics = json.loads((outputs / "smoke/metrics.json").read_text())
+    assert len(metrics["sampling"]["arms"]) == 4 and len(metrics["timesteps"]["arms"]) == 2
+    changed = command(outputs, "cddpm_core", "report", "--params", "params/smoke.yaml",
+                      "-p", "experiments", "[]", "-p", "num_inference_steps", "10")
+    assert changed.returncode == 0, changed.stderr[-2000:]
+    for name in EXPERIMENTS:
+        assert f"{name}: was made of another training, left out of the report" in changed.stdout
+        assert not list((outputs / "smoke/figures").glob(f"{name}_*.png"))
+    metrics = json.loads((outputs / "smoke/metrics.json").read_text())
+    assert not {"sampling", "timesteps"} & set(metrics) and "analyse" in metrics
+    assert "has not been run yet" in (outputs / "smoke/report.html").read_text()
+
+
 def test_papermill_alone_runs_a_notebook_into_the_folder_it_is_given(smoke, outputs):
     target = outputs / "mine/data.ipynb"
     target.parent.mkdir()
@@ -165,3 +185,5 @@ def test_real_data_and_the_official_evaluator_are_named_as_such(outputs, tmp_pat
 def test_needs_come_in_the_order_of_the_pipeline():
     assert with_needs("denoise") == ["data", "train", "denoise"]
     assert with_needs("report") == list(STAGES)
+    assert with_needs("report", []) == [name for name in STAGES if name not in EXPERIMENTS]
+    assert with_needs("sampling", []) == ["data", "train", "evaluate", "sampling"]

@@ -10,9 +10,11 @@ import pypdfium2
 import pytest
 import torch
 from conftest import ROOT
+from test_analysis_text import ANALYSE, ARMS
 from test_fonts import make_font
 
 from cddpm_core import findings, tables
+from cddpm_core.analysis_charts import quartile_figure
 from cddpm_core.charts import accuracy_bars, training_curves
 from cddpm_core.data import ConditionDataset
 from cddpm_core.errors import UserError
@@ -85,6 +87,7 @@ def finished(tmp_path_factory):
         "sample": {"images_per_second": 3.21, "num_inference_steps": 25,
                    "sampler": "dpm_solver++", "guidance_scale": 3.0},
         "timesteps": {"objects": {"test": 72, "new_test": 84}, "arms": arms},
+        "analyse": ANALYSE, "sampling": {"objects": 156, "arms": ARMS},
     })
     write_json(run / "scores.json", scores)
     write_json(run.outputs / "bench/bench.json", BENCH)
@@ -95,6 +98,7 @@ def finished(tmp_path_factory):
         run.save_figure(marked_grid(images, scores[name]["conditions"]), f"{name}_marked")
     run.save_figure(accuracy_bars(scores), "accuracy_bars")
     run.save_figure(training_curves([]), "training_curves")
+    run.save_figure(quartile_figure(ANALYSE["quartiles"]), "analyse_quartiles")
     return execute(run)
 
 
@@ -147,7 +151,7 @@ def test_html_asks_no_host_for_anything(exported):
 def test_html_has_every_figure_with_alt_text_and_caption(exported, finished):
     page = Page(exported[0])
     images = page.of("img")
-    assert len(images) == len(list((finished / "figures").glob("*.png"))) == 7
+    assert len(images) == len(list((finished / "figures").glob("*.png"))) == 8
     assert len(page.of("figcaption")) == len(page.of("figure")) == len(images)
     for image in images:
         assert "rendered scenes" in image["alt"] and "0.988 micro on held-out" in image["alt"]
@@ -194,8 +198,8 @@ def test_pdf_is_typeset_with_contents_headings_and_page_numbers(exported):
     assert document[len(document) - 1].get_textpage().get_text_range().split()[-1] == str(
         len(document))
     for heading in ("Contents", "1 Introduction", "2.3 Noise schedule", "4 Results", "Figure 1.",
-                    "7 Runs side by side", "8 Speed",
-                    "9 Discussion", "Table 1.", "References", "Appendix: provenance"):
+                    "6 A closer look", "8 Experiment: how to draw", "9 Runs side by side",
+                    "10 Speed", "11 Discussion", "Table 1.", "References", "Appendix: provenance"):
         assert heading in text
     assert "\\frac" not in text and "$" not in text.replace("$5", "")
 
@@ -211,7 +215,7 @@ def test_title_and_author_stand_as_they_were_given(exported):
 def test_a_stage_that_has_not_run_is_said_with_its_command(begun):
     html, pdf = export_report(begun / "report.ipynb", begun)
     text = Page(html.read_text(encoding="utf-8")).text
-    for stage in ("data", "train", "evaluate", "denoise", "timesteps"):
+    for stage in ("data", "train", "evaluate", "denoise", "analyse", "timesteps", "sampling"):
         assert f"The stage {stage} has not been run yet: python -m cddpm_core stage {stage}" in text
     assert len(pypdfium2.PdfDocument(pdf)) > 1
 

@@ -10,8 +10,9 @@ from conftest import ROOT
 from cddpm_core import standin, sweep
 from cddpm_core.evaluation import get_evaluator
 from cddpm_core.params import Params, read_yaml, resolve
+from cddpm_core.pipeline import EXPERIMENTS
 from cddpm_core.runs import OUTPUTS, Run
-from cddpm_core.trainer import read_checkpoint
+from cddpm_core.trainer import DATA_KEYS, TRAIN_KEYS, read_checkpoint
 
 ABLATIONS = sorted((ROOT / "params/ablations").glob("*.yaml"))
 QUICK = resolve(read_yaml(ROOT / "params/quick.yaml"))
@@ -24,6 +25,14 @@ def test_an_ablation_changes_what_its_file_says(path):
     differing = {key for key, value in QUICK.to_dict().items() if changed[key] != value}
     assert differing == set(values) and 1 <= len(differing) <= 3
     assert path.read_text().startswith("# quick, ")
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_is_one_of_the_run_quick_without_training_it_anew(name):
+    changed = resolve(read_yaml(ROOT / f"params/experiments/{name}.yaml"))
+    assert (changed.run, changed.experiments) == ("quick", [name])
+    assert all(getattr(changed, key) == getattr(QUICK, key) for key in (*TRAIN_KEYS, *DATA_KEYS))
+    assert changed.epochs == QUICK.epochs
 
 
 @pytest.fixture

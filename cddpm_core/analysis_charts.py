@@ -1,0 +1,105 @@
+"""Figures of the closer looks and of the sampling experiment, in the style of `figures`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from cddpm_core.figures import BLUE, GREEN, ORANGE, RED, WIDTH, show_image, styled
+from cddpm_core.labels import COLOURS, SHAPES
+
+__all__ = ["confusion_figure", "nearest_figure", "quartile_figure", "sampling_figure"]
+
+
+@styled
+def quartile_figure(quartiles: Sequence[Mapping[str, Any]]) -> Figure:
+    """Return the errors of `analysis.quartile_errors` as bars, a group a quarter."""
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.2), width_ratios=(2, 1))
+    places = np.arange(len(quartiles))
+    names = ["–".join(map(str, part["timesteps"])) for part in quartiles]
+    for offset, key, label, colour, hatch in (
+            (-0.2, "x_0", "with the label", BLUE, ""),
+            (0.2, "x_0_without_label", "without", ORANGE, "//")):
+        axes[0].bar(places + offset, [part[key] for part in quartiles], 0.4, label=label,
+                    color=colour, hatch=hatch, edgecolor="white", linewidth=0.4)
+    axes[0].set(title="Error of the predicted $x_0$", ylabel="mean squared error")
+    axes[0].legend()
+    axes[1].bar(places, [part["epsilon"] for part in quartiles], color=BLUE)
+    axes[1].set(title=r"Error of the predicted $\epsilon$", yscale="log")
+    for axis in axes:
+        axis.set(xlabel="timesteps", xticks=places, xticklabels=names)
+        axis.grid(axis="x", visible=False)
+    axes[1].tick_params(axis="x", rotation=20)
+    return figure
+
+
+@styled
+def confusion_figure(found: Mapping[str, Any]) -> Figure:
+    """Return both tables of `analysis.confusion`, asked downwards and seen to the right."""
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.9), width_ratios=(8, 4))
+    for axis, part, names in zip(axes, ("colour", "shape"), (COLOURS, SHAPES), strict=True):
+        counts = np.array(found[part])
+        shares = counts / np.maximum(1, counts.sum(1, keepdims=True))
+        axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        for (row, column), count in np.ndenumerate(counts):
+            axis.text(column, row, str(count) if count else "", ha="center", va="center",
+                      color="white" if shares[row, column] > 0.6 else "black", fontsize=7)
+        axis.set(title=f"By {part}", xlabel="seen", xticks=range(len(names)), xticklabels=names,
+                 yticks=range(len(names)), yticklabels=names)
+        axis.tick_params(axis="x", rotation=30)
+        axis.grid(False)
+    axes[0].set_ylabel("asked for")
+    return figure
+
+
+@styled
+def nearest_figure(drawn: torch.Tensor, found: torch.Tensor, distances: torch.Tensor) -> Figure:
+    """Return drawn images above the training images nearest to them, (N, 3, H, W) in [-1, 1]."""
+    figure, axes = plt.subplots(2, len(drawn), squeeze=False,
+                                figsize=(WIDTH, 2 * WIDTH / len(drawn) + 0.35))
+    for column, image, other, distance in zip(axes.T, drawn, found, distances, strict=True):
+        show_image(column[0], (image + 1) / 2)
+        show_image(column[1], (other + 1) / 2)
+        column[1].set_xlabel(f"{distance:.1f}")
+    axes[0, 0].set_ylabel("drawn")
+    axes[1, 0].set_ylabel("nearest")
+    return figure
+
+
+@styled
+def sampling_figure(arms: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]) -> Figure:
+    """Return accuracy against time for each sampler, a panel a guidance scale.
+
+    ``arms`` are dicts with ``sampler``, ``num_inference_steps``, ``guidance_scale``,
+    ``seconds_per_image`` and ``micro``; the star is ``chosen``, the run's own setting.
+    """
+    scales = sorted({arm["guidance_scale"] for arm in arms})
+    samplers = list(dict.fromkeys(arm["sampler"] for arm in arms))
+    columns = min(4, len(scales))
+    rows = -(-len(scales) // columns)
+    figure, axes = plt.subplots(rows, columns, squeeze=False, sharex=True, sharey=True,
+                                figsize=(WIDTH, 2.3 * rows + 0.4))
+    looks = [(colour, marker) for marker in "os^" for colour in (BLUE, ORANGE, GREEN, RED)]
+    for axis in axes.flat[len(scales):]:
+        axis.set_visible(False)
+    for axis, scale in zip(axes.flat, scales, strict=False):
+        for sampler, (colour, marker) in zip(samplers, looks, strict=False):
+            line = sorted((arm["seconds_per_image"], arm["micro"]) for arm in arms
+                          if (arm["sampler"], arm["guidance_scale"]) == (sampler, scale))
+            axis.plot(*zip(*line, strict=True), color=colour, marker=marker, markersize=3,
+                      label=sampler)
+        if chosen["guidance_scale"] == scale:
+            axis.plot(chosen["seconds_per_image"], chosen["micro"], "*", color="black", ms=9)
+        axis.set(title=f"guidance {scale:g}", xscale="log", ylim=(0, 1))
+    for axis in axes[-1]:
+        axis.set_xlabel("seconds an image")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("micro accuracy")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center",
+                  ncols=len(samplers))
+    return figure
