@@ -128,17 +128,22 @@ def headless() -> bool:
     return HEADLESS in os.environ or _papermill_output() is not None
 
 
+def by_hand() -> bool:
+    """True in a kernel whose notebook somebody is looking at."""
+    return "ipykernel" in sys.modules and not headless()
+
+
 def progress(**options: Any) -> tqdm:
     """Return a progress bar: a live widget by hand in Jupyter, plain text elsewhere.
 
     Under papermill the bar is refreshed every few seconds only, so that a log
     stays readable. Options are those of `tqdm.tqdm`.
     """
-    by_hand = "ipykernel" in sys.modules and not headless()
-    if not by_hand:
+    watched = by_hand()
+    if not watched:
         options.setdefault("mininterval", 0.5 if sys.stderr.isatty() else 5.0)
     options.setdefault("dynamic_ncols", True)
-    return (auto_tqdm if by_hand else tqdm)(**options)
+    return (auto_tqdm if watched else tqdm)(**options)
 
 
 class Run:

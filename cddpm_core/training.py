@@ -33,13 +33,16 @@ MOST_SKIPPED = 10  # steps without a finite loss and gradient in a row, before t
 
 def train(params: Params, dataset: IclevrDataset, run: Run, *,
           evaluate: Callable[[ClassConditionedUnet, DDPMScheduler, str], dict[str, Any]]
-          | None = None, accelerator: Accelerator | None = None) -> dict[str, Any]:
+          | None = None, accelerator: Accelerator | None = None,
+          watch: Callable[[list[dict[str, Any]]], None] | None = None) -> dict[str, Any]:
     """Train to ``params.epochs``, resuming ``checkpoint.pt`` of the run's folder if it is there.
 
     Writes ``history.jsonl``, ``checkpoint.pt`` and at the end ``model/`` (the
     averaged weights and the scheduler). ``evaluate`` is called every
     ``evaluate_every`` epochs with the averaged model, the scheduler and a name
     such as ``epoch_003``; what it returns goes into the history.
+
+    ``watch`` is called with the history so far after each line added to it.
 
     With an ``accelerator`` all its processes call this and take their share of each batch;
     the first one alone writes files, and ``evaluate`` is called by all.
@@ -50,15 +53,15 @@ def train(params: Params, dataset: IclevrDataset, run: Run, *,
     after 10 steps in a row without a finite loss and gradient.
     """
     with locked(run.folder) if _first(accelerator) else contextlib.nullcontext():
-        return _train(Trainer(params, dataset, accelerator), run, evaluate)
+        return _train(Trainer(params, dataset, accelerator), run, evaluate, watch)
 
 
 def _first(accelerator: Accelerator | None) -> bool:
     return accelerator is None or accelerator.is_main_process
 
 
-def _train(trainer: Trainer, run: Run,
-           evaluate: Callable[..., dict[str, Any]] | None) -> dict[str, Any]:
+def _train(trainer: Trainer, run: Run, evaluate: Callable[..., dict[str, Any]] | None,
+           watch: Callable[..., None] | None) -> dict[str, Any]:
     params, first = trainer.params, _first(trainer.accelerator)
     checkpoint = run / "checkpoint.pt"
     if checkpoint.exists():
@@ -72,6 +75,13 @@ def _train(trainer: Trainer, run: Run,
     if params.max_steps:
         last = min(last, params.max_steps)
     size, saved_at, steps, since = params.batch_size, time.time(), 0, 0.0
+
+    def log(line: dict[str, Any]) -> None:
+        if first:
+            _write_history(run, [line], append=True)
+            if watch:
+                watch(run.history())
+
     trainer.model.train()
     with progress(total=trainer.total_steps, initial=min(trainer.step, trainer.total_steps),
                   desc="training", unit="step", disable=not first) as bar:
@@ -99,8 +109,7 @@ def _train(trainer: Trainer, run: Run,
                         "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
                         "seconds": round(trainer.seconds, 2),
                         **({"skipped": trainer.skipped} if trainer.skipped else {})}
-                if first:
-                    _write_history(run, [line], append=True)
+                log(line)
                 bar.set_postfix_str(f"loss {line['loss']:.4f}, "
                                     f"{line['images_per_second']:.0f} img/s"
                                     + (f", {trainer.skipped} skipped" if trainer.skipped else ""))
@@ -112,8 +121,7 @@ def _train(trainer: Trainer, run: Run,
                 line = {"step": trainer.step, "epoch": round(trainer.epoch, 4),
                         "seconds": round(trainer.seconds, 2), **evaluate(
                             trainer.averaged(), trainer.scheduler, f"epoch_{epoch:03d}")}
-                if first:
-                    _write_history(run, [line], append=True)
+                log(line)
             if first and not trainer.in_a_row and (
                     time.time() - saved_at > 60 * params.checkpoint_minutes):
                 trainer.save(checkpoint)

@@ -1,0 +1,71 @@
+import json
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from cddpm_core import live
+from cddpm_core.runs import HEADLESS
+
+LINES = [{"step": 25 * i, "epoch": i / 2, "loss": 1 / i, "images_per_second": 40.0}
+         for i in (1, 2, 3)]
+CODE = f"""
+from cddpm_core.live import live_curves
+watch = live_curves(seconds=0)
+lines = {json.dumps(LINES)}
+if watch:
+    for count in (1, 2, 3):
+        watch(lines[:count])
+print(watch is None)
+"""
+
+
+def run_by_kernel():
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CODE)])
+    pictures = []
+
+    class Client(NotebookClient):
+        def process_message(self, message, cell, index):
+            if message["msg_type"] in ("display_data", "update_display_data"):
+                content = message["content"]
+                pictures.append((message["msg_type"], content["transient"]["display_id"],
+                                 content["data"]["image/png"]))
+            return super().process_message(message, cell, index)
+
+    Client(notebook, kernel_name="python3", timeout=120).execute()
+    return pictures, notebook.cells[0].outputs
+
+
+def test_by_hand_one_picture_grows_in_place(monkeypatch):
+    monkeypatch.delenv(HEADLESS, raising=False)
+    pictures, outputs = run_by_kernel()
+    assert [kind for kind, _, _ in pictures] == ["display_data", *2 * ["update_display_data"]]
+    assert len({identity for _, identity, _ in pictures}) == 1
+    assert len({picture for _, _, picture in pictures}) == 3
+    assert [output.output_type for output in outputs] == ["display_data", "stream"]
+
+
+def test_headless_there_is_none(monkeypatch):
+    monkeypatch.setenv(HEADLESS, "1")
+    pictures, outputs = run_by_kernel()
+    assert not pictures and outputs[0].text == "True\n"
+
+
+@pytest.mark.parametrize(("seconds", "drawn"), [(0.0, 3), (60.0, 1)])
+def test_it_is_drawn_no_more_often_than_asked(monkeypatch, seconds, drawn):
+    seen = []
+
+    class Handle:
+        def update(self, image):
+            seen.append(image)
+
+    def display(image, display_id):
+        seen.append(image)
+        return Handle()
+
+    monkeypatch.setattr(live, "display", display)
+    monkeypatch.setattr(live, "by_hand", lambda: True)
+    watch = live.live_curves(seconds)
+    for count in (1, 2, 3):
+        watch(LINES[:count])
+    assert len(seen) == drawn
