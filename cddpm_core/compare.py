@@ -52,6 +52,10 @@ class Group:
         """Return the mean micro accuracy on a condition file and its `interval`."""
         return interval(self.values(file, "micro"))
 
+    def macro(self, file: str) -> tuple[float, float | None]:
+        """Return the same of the macro accuracy."""
+        return interval(self.values(file, "macro"))
+
     def changes(self, base: Group) -> dict[str, tuple[Any, Any]]:
         """Return the parameters that differ from those of ``base``, as (there, here)."""
         there, here = (_kept(group.runs[0].params) for group in (base, self))

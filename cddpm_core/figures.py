@@ -99,18 +99,22 @@ def marked_grid(images: torch.Tensor, conditions: Sequence[Mapping[str, Any]],
                 per_row: int = 8) -> Figure:
     """Return (N, 3, H, W) images in [-1, 1] with each label underneath, marked right or wrong.
 
-    ``conditions`` are those of `evaluator.score`: N dicts with ``labels`` and
-    ``hits``. A label the evaluator found has a green tick, another a red cross.
+    ``conditions`` are those of `evaluator.score`: N dicts with ``labels``, ``hits`` and
+    ``accuracy``. A label the evaluator found has a green tick, another a red cross. The
+    conditions of lowest accuracy come first; above each stands its row in the file, from 0.
     """
+    order = sorted(range(len(images)), key=lambda i: (conditions[i]["accuracy"], i))
     rows = -(-len(images) // per_row)
     lines = max(len(condition["labels"]) for condition in conditions)
     side = WIDTH / per_row
     figure, axes = plt.subplots(rows, per_row, squeeze=False,
-                                figsize=(WIDTH, rows * (side + 0.12 * lines + 0.04)))
+                                figsize=(WIDTH, rows * (side + 0.12 * lines + 0.16)))
     for axis in axes.flat[len(images):]:
         axis.set_visible(False)
-    for axis, image, condition in zip(axes.flat, images, conditions, strict=False):
-        show_image(axis, (image + 1) / 2)
+    for axis, place in zip(axes.flat, order, strict=False):
+        condition = conditions[place]
+        show_image(axis, (images[place] + 1) / 2)
+        axis.set_title(f"row {place}", fontsize=6, pad=2)
         # An empty label of the right height makes the layout leave room for the marked ones.
         axis.set_xlabel("\n" * (lines - 1), fontsize=6.5, labelpad=1)
         for line, (name, hit) in enumerate(zip(condition["labels"], condition["hits"],

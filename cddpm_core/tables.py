@@ -231,10 +231,11 @@ def runs_table(facts: Facts, groups: Sequence[Group]) -> str:
         changes = "; ".join(f"{code(key)} {code(here)}" for key, (_, here) in
                             group.changes(groups[0]).items())
         rows.append([code(group.name), changes or "–", str(len(group.runs)),
-                     *(with_interval(*group.micro(name)) for name in CONDITION_FILES),
+                     *(with_interval(*accuracy(name)) for name in CONDITION_FILES
+                       for accuracy in (group.micro, group.macro)),
                      duration(fmean(group.values("train", "seconds")))])
-    header = ["run", "differs in", "seeds", *(f"{name} micro" for name in CONDITION_FILES),
-              "training"]
+    header = ["run", "differs in", "seeds", *(f"{name} {metric}" for name in CONDITION_FILES
+                                              for metric in ("micro", "macro")), "training"]
     return table(header, rows, "Runs side by side: means over seeds with their 95 % intervals, "
                  f"where there is more than one seed ({facts.origin()}).")
 

@@ -24,7 +24,8 @@ def runs(tmp_path):
     for name, (micro, changes) in made.items():
         run = Run(name, outputs=tmp_path)
         run.write_params(Params(run=name, **changes))
-        run.update_metrics({**METRICS, "test": {"micro": micro}, "new_test": {"micro": micro}})
+        both = {"micro": micro, "macro": micro / 2}
+        run.update_metrics({**METRICS, "test": both, "new_test": both})
         (run / "scores.json").write_text('{"test": {}}')
     return list(made)
 
@@ -49,7 +50,7 @@ def test_table_and_sentence_say_the_same(runs, tmp_path):
     groups = group_runs(facts(tmp_path), runs)
     table, said = runs_table(facts(tmp_path), groups), runs_text(facts(tmp_path), groups)
     assert "0.800 ± 0.248" in table and "0.800 ± 0.248" in said
-    assert "| `plain` | `guidance_scale` `1.0` | 1 | 0.500 | 0.500 |" in table
+    assert "| `plain` | `guidance_scale` `1.0` | 1 | 0.500 | 0.250 | 0.500 | 0.250 |" in table
     assert "rendered scenes; stand-in evaluator, 0.990 micro" in table
     assert "On both files `plain` is below it." in said and "no interval" in said
     alone = group_runs(facts(tmp_path), ["base"])

@@ -68,8 +68,15 @@ def test_marks_each_label_by_sign_and_colour(images, scored):
     assert len(marks) == 72
     assert sum(mark.startswith("✓") for mark in marks) == sum(
         sum(condition["hits"]) for condition in scored["conditions"])
-    names = [name for condition in scored["conditions"] for name in condition["labels"]]
-    assert [mark[2:] for mark in marks] == names
+    places = [int(axis.get_title().removeprefix("row ")) for axis in figure.axes]
+    shown = [scored["conditions"][place] for place in places]
+    assert [mark[2:] for mark in marks] == [n for c in shown for n in c["labels"]]
+    assert sorted(places) == list(range(32))
+    accuracies = [condition["accuracy"] for condition in shown]
+    assert accuracies == sorted(accuracies)  # the hardest first
+    for axis, place in zip(figure.axes, places, strict=True):
+        picture = axis.images[0].get_array()
+        assert np.allclose(picture, (images[place].movedim(0, -1) + 1) / 2, atol=1e-6)
     colours = {(text.get_text()[0], text.get_color()) for a in figure.axes for text in a.texts}
     assert len(colours) == 2
 
