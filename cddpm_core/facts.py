@@ -10,7 +10,7 @@ from typing import Any
 
 from cddpm_core.evaluator import Evaluator
 from cddpm_core.markdown import code, share
-from cddpm_core.params import Params
+from cddpm_core.params import FIELDS, Params
 from cddpm_core.runs import Run, project_root
 
 __all__ = ["Facts", "command", "evaluator_facts", "evaluator_phrase", "needs", "read_facts",
@@ -68,11 +68,12 @@ def evaluator_phrase(evaluator: Mapping[str, Any]) -> str:
 
 
 def command(run: Run, stage: str) -> str:
-    """Return the command that runs a stage of this run."""
-    preset = f"params/{run.name}.yaml"
-    if (project_root() / preset).exists():
-        return f"python -m cddpm_core stage {stage} --params {preset}"
-    params = os.path.relpath(run / "params.yaml", project_root())
+    """Return the command that runs a stage of this run; an experiment comes with its report."""
+    params = f"params/{run.name}.yaml"
+    if not (project_root() / params).exists():
+        params = os.path.relpath(run / "params.yaml", project_root())
+    if stage in FIELDS["experiments"].metadata["choices"]:
+        return f"python -m cddpm_core report --params {params} -p experiments '[{stage}]'"
     return f"python -m cddpm_core stage {stage} --params {params}"
 
 

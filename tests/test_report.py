@@ -23,6 +23,7 @@ from cddpm_core.facts import read_facts, score_facts
 from cddpm_core.figures import grid_image, marked_grid
 from cddpm_core.labels import OBJECTS
 from cddpm_core.params import Params
+from cddpm_core.pipeline import EXPERIMENTS
 from cddpm_core.report import export_report
 from cddpm_core.runs import HEADLESS, OUTPUTS, Run, write_json
 
@@ -215,8 +216,11 @@ def test_title_and_author_stand_as_they_were_given(exported):
 def test_a_stage_that_has_not_run_is_said_with_its_command(begun):
     html, pdf = export_report(begun / "report.ipynb", begun)
     text = Page(html.read_text(encoding="utf-8")).text
-    for stage in ("data", "train", "evaluate", "denoise", "analyse", "timesteps", "sampling"):
+    for stage in ("data", "train", "evaluate", "denoise", "analyse"):
         assert f"The stage {stage} has not been run yet: python -m cddpm_core stage {stage}" in text
+    for stage in EXPERIMENTS:
+        assert f"The stage {stage} has not been run yet: python -m cddpm_core report" in text
+        assert f"-p experiments '[{stage}]'" in text
     assert len(pypdfium2.PdfDocument(pdf)) > 1
 
 
