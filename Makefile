@@ -5,6 +5,7 @@ EVALUATOR ?=
 SEEDS ?= 0 1 2
 KILLS ?= 100
 CASES ?= 2000
+MINUTES ?= 3
 
 VENV := .venv
 READY := $(VENV)/.ready
@@ -37,7 +38,8 @@ submission: $(READY)
 	$(CDDPM) submission $(if $(RUN),--run "$(RUN)")
 
 bench: $(READY)
-	$(CDDPM) bench $(if $(RUN),--run "$(RUN)")
+	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[test,bench]'
+	$(CDDPM) bench --minutes "$(MINUTES)" $(if $(RUN),--run "$(RUN)")
 
 lab: $(READY)
 	$(CDDPM) lab

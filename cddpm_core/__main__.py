@@ -79,6 +79,8 @@ def _parser() -> argparse.ArgumentParser:
     command = add("bench", _bench, "measure speed as ratios, with the network of a trained run")
     command.add_argument("--run", default="quick", help="the trained run")
     command.add_argument("--repeats", type=int, default=3, help="turns of each arm")
+    command.add_argument("--minutes", type=float, default=3.0,
+                         help="minutes that each recipe trains for; 0 leaves these out")
     add("manual", _manual, "write params/README.md from the schema")
     add("lab", _lab, "open JupyterLab on the notebooks")
     add("test", _test, "run the tests; further arguments go to pytest")
@@ -182,10 +184,16 @@ def _sweep(options: argparse.Namespace) -> int:
 def _bench(options: argparse.Namespace) -> int:
     if options.repeats < 1:
         raise UserError(f"repeats: expected at least 1, found {options.repeats}")
+    if not 0 <= options.minutes < 1e6:
+        raise UserError(f"minutes: expected 0 or more, found {options.minutes}")
     from cddpm_core.bench import run_bench
 
     out = Run("bench")
-    for name, found in run_bench(Run(options.run), out, repeats=options.repeats).items():
+    results = run_bench(Run(options.run), out, repeats=options.repeats, minutes=options.minutes)
+    for name, found in results.items():
+        if isinstance(found, dict) and "arms" in found:
+            print(f"{name}, {found['minutes']:g} minutes each: " + ", ".join(
+                f"{arm} {part['micro']:.3f}" for arm, part in found["arms"].items()))
         if isinstance(found, dict) and "ratio" in found:
             ratio = found["ratio"]
             print(f"{name}: {ratio['median']:.1f}x ({ratio['least']:.1f} to "

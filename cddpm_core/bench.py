@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +30,7 @@ from cddpm_core.evaluator import Evaluator, score
 from cddpm_core.facts import evaluator_facts
 from cddpm_core.model import make_model
 from cddpm_core.provenance import made_with
+from cddpm_core.race import peak_mib, run_race
 from cddpm_core.runs import Run, progress, write_json
 from cddpm_core.sampling import image_seeds, sample
 from cddpm_core.scenes import render_dataset
@@ -44,7 +43,7 @@ COURSE_IMAGES = 18_009  # images of the course's training set, three a scene
 
 
 def run_bench(run: Run, out: Run, *, repeats: int = 3, scenes: int = 200, steps: int = 12,
-              loop_images: int = 2) -> dict[str, Any]:
+              loop_images: int = 2, minutes: float = 3.0) -> dict[str, Any]:
     """Measure rendering, training and sampling, and write ``bench.json`` to the run ``out``.
 
     Args:
@@ -54,6 +53,8 @@ def run_bench(run: Run, out: Run, *, repeats: int = 3, scenes: int = 200, steps:
         steps: training steps a turn.
         loop_images: images a turn of the one-by-one sampling draws; its time for all
             64 conditions is scaled from them.
+        minutes: of training for each arm of `race.run_race`, whose results are added; 0
+            leaves them out.
 
     Each of ``rendering``, ``training_vs_plain_loop`` and ``sampling_vs_seed_loop`` has
     the ``ratio`` (median, least and greatest of the turns), the seconds and the peak
@@ -93,6 +94,7 @@ def run_bench(run: Run, out: Run, *, repeats: int = 3, scenes: int = 200, steps:
             **_compare(loop, batch, "seed_loop", "ours"),
             "micro": {"evaluator": evaluator_facts(evaluator), "ours": _micro(batch, evaluator),
                       f"seed_loop, first {loop_images}": _micro(loop, evaluator)}},
+        **(run_race(run, minutes=minutes) if minutes else {}),
         "repeats": repeats, "made_with": made_with(params, device_of(params))}
     write_json(out / "bench.json", results)
     return results
@@ -116,7 +118,7 @@ def _take_turns(repeats: int, bar: Any, *arms: Sequence[Any]) -> list[dict[str, 
                     into["values"].append(value)
                     bar.update()
         for pool, into in zip(pools, found, strict=True):
-            into["peak_mib"] = pool.submit(_peak_mib).result()
+            into["peak_mib"] = pool.submit(peak_mib).result()
     finally:
         for pool in pools:
             pool.shutdown()
@@ -137,11 +139,6 @@ def _micro(arm: dict[str, Any], evaluator: Evaluator) -> float:
         images, (64, 64), mode="bilinear", antialias=True)
     sets = [names for file in ("test", "new_test") for names in ConditionDataset(file).label_sets]
     return score(evaluator(images), sets[:len(images)])["micro"]
-
-
-def _peak_mib() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
 
 
 def _timed(work: Callable[[], Any]) -> tuple[float, Any]:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from cddpm_core.compare import Group
 from cddpm_core.data import FolderFiles
-from cddpm_core.facts import Facts, evaluator_phrase, needs
+from cddpm_core.facts import Facts, needs
 from cddpm_core.labels import COLOURS, CONDITION_FILES, SHAPES
 from cddpm_core.markdown import code, count, duration, escape, share, table, with_interval
 from cddpm_core.params import FIELDS, Params
 from cddpm_core.runs import headless
 
-__all__ = ["accuracy_table", "bench_table", "comparison_table", "condition_table",
+__all__ = ["accuracy_table", "comparison_table", "condition_table",
            "configuration_table", "denoising_figures", "figure", "files_table", "label_table",
            "object_table", "provenance_table", "runs_table", "stage_table", "timesteps_grids",
            "timesteps_table", "training_table", "unet_table"]
@@ -238,30 +237,6 @@ def runs_table(facts: Facts, groups: Sequence[Group]) -> str:
                                               for metric in ("micro", "macro")), "training"]
     return table(header, rows, "Runs side by side: means over seeds with their 95 % intervals, "
                  f"where there is more than one seed ({facts.origin()}).")
-
-
-def bench_table(bench: Mapping[str, Any]) -> str:
-    """Return the ratios of ``bench.json``, what they compare, and the memory it took."""
-    if not bench:
-        return f"Speed has not been measured here yet: {code('make bench')}.\n"
-    rows = []
-    for name, part in bench.items():
-        if isinstance(part, Mapping) and "ratio" in part:
-            ratio = part["ratio"]
-            rows.append([code(name), escape(part["what"]),
-                         f"{ratio['median']:.3g} ({ratio['least']:.3g} to {ratio['greatest']:.3g})",
-                         " and ".join(f"{peak:,.0f}" for peak in part["peak_mib"].values())])
-    micro = bench["sampling_vs_seed_loop"]["micro"]
-    found = ", ".join(f"{escape(arm.replace('_', ' '))}: {share(value)}"
-                      for arm, value in micro.items() if arm != "evaluator")
-    machine = bench["made_with"]
-    return table(
-        ["ratio", "first arm against second", "times faster, median (range)",
-         "peak memory of both, MiB"], rows,
-        f"Speed of two ways side by side, {bench['repeats']} turns each, measured by "
-        f"{code('make bench')} on {escape(machine['machine'])}. "
-        f"Micro accuracy of the images drawn in {code('sampling_vs_seed_loop')} "
-        f"({evaluator_phrase(micro['evaluator'])}): {found}.", numbers=False)
 
 
 def provenance_table(facts: Facts) -> str:

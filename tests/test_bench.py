@@ -26,7 +26,8 @@ def trained(tiny, tmp_path, monkeypatch):
 
 def test_bench_writes_ratios_with_their_range(trained):
     out = Run("bench", outputs=trained.outputs)
-    found = run_bench(trained, out, repeats=2, scenes=2, steps=1, loop_images=1)
+    found = run_bench(trained, out, repeats=2, scenes=2, steps=1, loop_images=1,
+                      minutes=0)
     assert json.loads((out / "bench.json").read_text()) == json.loads(json.dumps(found))
     for name in ("rendering", "training_vs_plain_loop", "sampling_vs_seed_loop"):
         part = found[name]

@@ -1,0 +1,55 @@
+"""The tables of ``bench.json``: what is faster, and what has learned more in the same time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cddpm_core.facts import evaluator_phrase
+from cddpm_core.markdown import code, count, escape, share, table
+
+__all__ = ["bench_table", "race_tables"]
+
+
+def bench_table(bench: Mapping[str, Any]) -> str:
+    """Return the ratios of ``bench.json``, what they compare, and the memory it took."""
+    if not bench:
+        return f"Speed has not been measured here yet: {code('make bench')}.\n"
+    rows = []
+    for name, part in bench.items():
+        if isinstance(part, Mapping) and "ratio" in part:
+            ratio = part["ratio"]
+            rows.append([code(name), escape(part["what"]),
+                         f"{ratio['median']:.3g} ({ratio['least']:.3g} to {ratio['greatest']:.3g})",
+                         " and ".join(f"{peak:,.0f}" for peak in part["peak_mib"].values())])
+    micro = bench["sampling_vs_seed_loop"]["micro"]
+    found = ", ".join(f"{escape(arm.replace('_', ' '))}: {share(value)}"
+                      for arm, value in micro.items() if arm != "evaluator")
+    machine = bench["made_with"]
+    return table(
+        ["ratio", "first arm against second", "times faster, median (range)",
+         "peak memory of both, MiB"], rows,
+        f"Speed of two ways side by side, {bench['repeats']} turns each, measured by "
+        f"{code('make bench')} on {escape(machine['machine'])}. "
+        f"Micro accuracy of the images drawn in {code('sampling_vs_seed_loop')} "
+        f"({evaluator_phrase(micro['evaluator'])}): {found}.", numbers=False)
+
+
+def race_tables(bench: Mapping[str, Any]) -> str:
+    """Return what each recipe learned in the same minutes, a table a comparison."""
+    drawn_of = {"recipe_vs_seed_recipe": "The label sets of both files, drawn by recipes",
+                "against_peer": "Each object alone, drawn twice by recipes"}
+    said = []
+    for name, caption in drawn_of.items():
+        part = bench.get(name)
+        if not part:
+            continue
+        rows = [[code(arm), escape(found["what"]), count(found["images"]),
+                 f"{found['parameters'] / 1e6:.1f} M", share(found["micro"]),
+                 f"{found['peak_mib']:,.0f}"] for arm, found in part["arms"].items()]
+        said.append(table(
+            ["recipe", "what", "images trained on", "weights", "micro", "peak memory, MiB"], rows,
+            f"{caption} that trained for {part['minutes']:g} minutes each, measured by "
+            f"{code('make bench')} ({evaluator_phrase(part['evaluator'])}).", numbers=False)
+            + (f"\n{escape(part['missing'])}.\n" if part.get("missing") else ""))
+    return "\n".join(said)

@@ -1,0 +1,157 @@
+"""Recipes given the same minutes on the same images: how many objects each has learned to draw.
+
+Unlike the ratios of `bench` these are accuracies, each from one training that starts from
+nothing. An arm has a process of its own, so that its peak memory can be told.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from cddpm_core.data import ConditionDataset, IclevrDataset, data_source
+from cddpm_core.evaluation import get_evaluator
+from cddpm_core.evaluator import Evaluator, score
+from cddpm_core.facts import evaluator_facts
+from cddpm_core.labels import OBJECTS, to_multi_hot
+from cddpm_core.params import Params, read_yaml, resolve
+from cddpm_core.runs import Run, progress, project_root
+from cddpm_core.sampling import image_seeds, sample
+from cddpm_core.trainer import Trainer
+
+__all__ = ["peak_mib", "run_race", "train_for"]
+
+PEER = "denoising_diffusion_pytorch"
+SINGLES = [(name,) for name in OBJECTS for _ in range(2)]  # each object twice
+
+
+def run_race(run: Run, *, minutes: float) -> dict[str, Any]:
+    """Return ``recipe_vs_seed_recipe`` and ``against_peer`` for ``minutes`` of training an arm.
+
+    The first sets the recipe of ``run``, its learning rate stretched over the minutes, against
+    the original's (noise prediction on raw pixels, Adam 1e-5, batch 8) and against that with a
+    sane learning rate (2e-4, batch 64), both with the network of ``params/tutorial.yaml`` and 50
+    DDIM steps. The second trains on one-object images alone, and draws each object twice:
+    the run's recipe, and the class-conditional network of denoising-diffusion-pytorch with that
+    package's own objective, optimiser settings and guidance, if it is installed.
+    """
+    ours = run.params()
+    tutorial = resolve(read_yaml(project_root() / "params/tutorial.yaml")).replace(
+        sampler="ddim", num_inference_steps=50, device=ours.device)
+    as_written = tutorial.replace(batch_size=8, learning_rate=1e-5)
+    conditions = [tuple(names) for file in ("test", "new_test")
+                  for names in ConditionDataset(file).label_sets]
+    evaluator, folder = get_evaluator(ours, run), str(data_source(ours, run).folder)
+    all_arms = {
+        "ours": ("this run's recipe", _ours, ours, False, conditions),
+        "seed_recipe": ("noise prediction on raw pixels, Adam 1e-5, batch 8", _ours, as_written,
+                        False, conditions),
+        "sane_seed_recipe": ("the same with Adam 2e-4, batch 64", _ours, tutorial, False,
+                             conditions)}
+    single_arms = {
+        "ours": ("this run's recipe", _ours, ours, True, SINGLES),
+        "peer": ("denoising-diffusion-pytorch, Unet(dim=32), Adam 1e-4, batch 16, guidance 6",
+                 _peer, ours, True, SINGLES)}
+    if find_spec(PEER) is None:
+        del single_arms["peer"]
+    found: dict[str, Any] = {}
+    with progress(total=len(all_arms) + len(single_arms), desc="recipes", unit="arm") as bar:
+        for name, arms in (("recipe_vs_seed_recipe", all_arms), ("against_peer", single_arms)):
+            found[name] = {"minutes": minutes, "evaluator": evaluator_facts(evaluator), "arms": {}}
+            for arm, (what, train, params, single, sets) in arms.items():
+                made = _in_its_own_process(train, params, folder, single, minutes, sets)
+                found[name]["arms"][arm] = {"what": what, **_scored(made, evaluator, sets)}
+                bar.update()
+    if "peer" not in single_arms:
+        found["against_peer"]["missing"] = (f"{PEER.replace('_', '-')} is not installed: "
+                                            "pip install '.[bench]'")
+    return found
+
+
+def peak_mib() -> float:
+    """Return the largest resident size that this process has had so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
+
+
+def _in_its_own_process(work: Callable, *arguments: Any) -> dict[str, Any]:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        made = pool.submit(work, *arguments).result()
+        return {**made, "peak_mib": pool.submit(peak_mib).result()}
+
+
+def _scored(made: dict[str, Any], evaluator: Evaluator,
+            sets: Sequence[Sequence[str]]) -> dict[str, Any]:
+    scored = score(evaluator(torch.from_numpy(made.pop("drawn"))), sets)
+    return {**made, "micro": scored["micro"], "macro": scored["macro"],
+            "objects": scored["objects"]}
+
+
+def _dataset(params: Params, folder: str, single: bool) -> IclevrDataset:
+    dataset = IclevrDataset(folder, params.image_size)
+    if not single:
+        return dataset
+    several = [names for names in dataset.label_sets if len(names) > 1]
+    return IclevrDataset(folder, params.image_size, leave_out=several)
+
+
+def train_for(trainer: Trainer, seconds: float) -> None:
+    """Take steps for so long; the learning rate ends its schedule with them."""
+    started, spent = time.perf_counter(), 0.0
+    trainer.model.train()
+    while spent < seconds:
+        trainer.update()
+        spent = time.perf_counter() - started
+        # The first steps are slow, and no schedule ends before the time does.
+        trainer.total_steps = trainer.step + max(1, round(trainer.step * (seconds / spent - 1)))
+
+
+def _ours(params: Params, folder: str, single: bool, minutes: float,
+          sets: Sequence[Sequence[str]]) -> dict[str, Any]:
+    trainer = Trainer(params, _dataset(params, folder, single))
+    train_for(trainer, 60 * minutes)
+    labels = torch.stack([to_multi_hot(names) for names in sets])
+    drawn = sample(trainer.averaged(), trainer.scheduler, labels, image_seeds(0, len(labels)),
+                   sampler=params.sampler, num_inference_steps=params.num_inference_steps,
+                   guidance_scale=params.guidance_scale, batch_size=params.sample_batch_size,
+                   mixed_precision=params.mixed_precision)
+    return {"steps": trainer.step, "images": trainer.step * params.batch_size,
+            "parameters": sum(w.numel() for w in trainer.weights), "drawn": drawn.numpy()}
+
+
+def _peer(params: Params, folder: str, single: bool, minutes: float,
+          sets: Sequence[Sequence[str]]) -> dict[str, Any]:
+    from denoising_diffusion_pytorch.classifier_free_guidance import GaussianDiffusion, Unet
+    from ema_pytorch import EMA
+
+    torch.manual_seed(0)
+    dataset = _dataset(params, folder, single)
+    model = GaussianDiffusion(
+        Unet(dim=32, dim_mults=(1, 2, 4, 8), num_classes=len(OBJECTS), cond_drop_prob=0.5),
+        image_size=params.image_size, sampling_timesteps=50)
+    # Batch, optimiser and average as that package's Trainer has them by default.
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, betas=(0.9, 0.99))
+    average = EMA(model, beta=0.995, update_every=10)
+    started, steps, generator = time.perf_counter(), 0, torch.Generator().manual_seed(0)
+    while time.perf_counter() - started < 60 * minutes:
+        rows = torch.randint(0, len(dataset), (16,), generator=generator).numpy()
+        images, labels = dataset.batch(rows)
+        loss = model((images + 1) / 2, classes=labels.argmax(1))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        average.update()
+        steps += 1
+    classes = torch.tensor([OBJECTS.index(name) for name, in sets])
+    drawn = 2 * average.ema_model.sample(classes, cond_scale=6.0) - 1
+    return {"steps": steps, "images": 16 * steps,
+            "parameters": sum(w.numel() for w in model.parameters()), "drawn": drawn.numpy()}
