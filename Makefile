@@ -38,7 +38,7 @@ submission: $(READY)
 	$(CDDPM) submission $(if $(RUN),--run "$(RUN)")
 
 bench: $(READY)
-	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[test,bench]'
+	-$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[test,bench]'
 	$(CDDPM) bench --minutes "$(MINUTES)" $(if $(RUN),--run "$(RUN)")
 
 lab: $(READY)

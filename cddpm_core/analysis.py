@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import DDPMScheduler
-from scipy.linalg import sqrtm
 
 from cddpm_core.data import IclevrDataset
 from cddpm_core.labels import COLOURS, SHAPES
@@ -22,29 +21,31 @@ __all__ = ["confusion", "frechet_distance", "kernel_distance", "mean_distance", 
 
 @torch.no_grad()
 def quartile_errors(model: ClassConditionedUnet, scheduler: DDPMScheduler, images: torch.Tensor,
-                    labels: torch.Tensor, *, seed: int = 0, mixed_precision: str = "no",
-                    batch_size: int = 64) -> list[dict[str, Any]]:
+                    labels: torch.Tensor, *, seed: int = 0, unlabelled: bool = True,
+                    mixed_precision: str = "no", batch_size: int = 64) -> list[dict[str, Any]]:
     """Return the mean squared errors of the prediction in each quarter of the timesteps.
 
     Every image of ``images``, float (N, 3, H, W) in [-1, 1], is asked once a quarter, at a
     timestep drawn from it. ``x_0`` and ``epsilon`` are the errors in the space the network
-    sees, the one with the other's noise, ``x_0_without_label`` that of the network without
-    its label; ``timesteps`` the first and the last of the quarter.
+    sees, where images may be standardised; ``x_0_without_label``, only with ``unlabelled``, is
+    that of the network without its label, which it must have been trained to do. ``timesteps``
+    are the first and the last of the quarter.
     """
+    asked = [("x_0", 1.0), ("x_0_without_label", 0.0)][:2 if unlabelled else 1]
     T, generator = scheduler.config.num_train_timesteps, torch.Generator().manual_seed(seed)
     found = []
     for quarter in range(4):
         low, high = quarter * T // 4, max(quarter * T // 4 + 1, (quarter + 1) * T // 4)
-        sums: dict[str, float] = {"x_0": 0.0, "x_0_without_label": 0.0, "epsilon": 0.0}
+        sums = {**{key: 0.0 for key, _ in asked}, "epsilon": 0.0}
         for part, wanted in zip(images.split(batch_size), labels.split(batch_size), strict=True):
             timesteps = torch.randint(low, high, (len(part),), generator=generator)
             x_0 = model.standardise(part.to(model.device))
             epsilon = torch.randn(x_0.shape, generator=generator).to(x_0)
             x_t = scheduler.add_noise(x_0, epsilon, timesteps.to(x_0.device))
             wanted = wanted.to(x_0.device)
-            for key, label in (("x_0", wanted), ("x_0_without_label", torch.zeros_like(wanted))):
+            for key, kept in asked:
                 with autocast(model.device, mixed_precision):
-                    output = model(x_t, timesteps.to(x_0.device), label).float()
+                    output = model(x_t, timesteps.to(x_0.device), kept * wanted).float()
                 away = predicted_x_0(scheduler, output, x_t, timesteps) - x_0
                 sums[key] += float(away.square().mean((1, 2, 3)).sum())
                 if key == "x_0":
@@ -77,13 +78,14 @@ def missed_pairs(scored: Mapping[str, Any]) -> Iterator[tuple[str, str, Sequence
 def confusion(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return which colour and which shape was taken for which, over several scores.
 
-    ``colour`` and ``shape`` are square tables, a row for what was asked and a column for what
-    was seen, hits on the diagonal; an object seen in another colour *and* shape counts in
-    ``other`` alone. Of those in another colour, ``bound`` have a colour that was asked for
-    with another object of the image, and ``alien`` one that was not asked for at all.
+    ``colour`` and ``shape`` are square tables of all objects asked for: a row for what was
+    asked, a column for what was seen. Missed ones are counted by kind: ``bound`` in the colour
+    of another object asked for in the image, ``alien`` in a colour that was not asked for,
+    both in the right shape; ``reshaped`` in the right colour and another shape; ``other`` in
+    another colour and shape.
     """
     colour, shape = (np.zeros((len(names),) * 2, int) for names in (COLOURS, SHAPES))
-    counts = {"bound": 0, "alien": 0, "other": 0}
+    counts = {"bound": 0, "alien": 0, "reshaped": 0, "other": 0}
     for scored in scores:
         for condition in scored["conditions"]:
             for name, hit in zip(condition["labels"], condition["hits"], strict=True):
@@ -92,14 +94,11 @@ def confusion(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 shape[SHAPES.index(s), SHAPES.index(s)] += hit
         for name, seen, labels in missed_pairs(scored):
             (c, s), (other_c, other_s) = name.split(), seen.split()
-            if s == other_s:
-                colour[COLOURS.index(c), COLOURS.index(other_c)] += 1
-                asked = {label.split()[0] for label in labels if label != name}
-                counts["bound" if other_c in asked else "alien"] += 1
-            elif c == other_c:
-                shape[SHAPES.index(s), SHAPES.index(other_s)] += 1
-            else:
-                counts["other"] += 1
+            colour[COLOURS.index(c), COLOURS.index(other_c)] += 1
+            shape[SHAPES.index(s), SHAPES.index(other_s)] += 1
+            asked = {label.split()[0] for label in labels if label != name}
+            counts["reshaped" if c == other_c else "other" if s != other_s else
+                   "bound" if other_c in asked else "alien"] += 1
     return {"colour": colour.tolist(), "shape": shape.tolist(), **counts}
 
 
@@ -130,22 +129,25 @@ def _levels(distance: torch.Tensor, values: int) -> torch.Tensor:
 
 
 def frechet_distance(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Return the Frechet distance of Gaussians fitted to features (N, d) and (M, d).
+    """Return the Frechet distance of Gaussians fitted to features (N, d) and (M, d), N, M >= 2.
 
     ``|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2))`` (Heusel et al. 2017, eq. 6), which
     is biased upwards for few features: compare it only with one of as many.
     """
-    a, b = a.double().numpy(), b.double().numpy()
-    c_a, c_b = (np.cov(x, rowvar=False) for x in (a, b))
-    root = sqrtm(c_a @ c_b)
-    return float(((a.mean(0) - b.mean(0))**2).sum() + np.trace(c_a + c_b - 2 * np.real(root)))
+    means = [x.double().mean(0) for x in (a, b)]
+    a, b = ((x.double() - mean) / (len(x) - 1)**0.5 for x, mean in zip((a, b), means, strict=True))
+    # With C = A^T A the trace of the root is the sum of the singular values of A B^T, which
+    # exists also where fewer features than dimensions make the covariances singular.
+    root = torch.linalg.svdvals(a @ b.T).sum()
+    return float((means[0] - means[1]).square().sum() + a.square().sum() + b.square().sum()
+                 - 2 * root)
 
 
 def kernel_distance(a: torch.Tensor, b: torch.Tensor) -> float:
     """Return the squared maximum mean discrepancy of features (N, d) and (M, d), unbiased.
 
     The kernel is ``(x . y / d + 1)^3`` (Binkowski et al. 2018). Zero on average for two sets
-    of one distribution, and so at times below it.
+    of one distribution, and so at times below it. N and M are at least 2.
     """
     a, b = a.double(), b.double()
 

@@ -25,6 +25,8 @@ def quartile_figure(quartiles: Sequence[Mapping[str, Any]]) -> Figure:
     for offset, key, label, colour, hatch in (
             (-0.2, "x_0", "with the label", BLUE, ""),
             (0.2, "x_0_without_label", "without", ORANGE, "//")):
+        if key not in quartiles[0]:
+            continue
         axes[0].bar(places + offset, [part[key] for part in quartiles], 0.4, label=label,
                     color=colour, hatch=hatch, edgecolor="white", linewidth=0.4)
     axes[0].set(title="Error of the predicted $x_0$", ylabel="mean squared error")
@@ -76,7 +78,8 @@ def sampling_figure(arms: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]
     """Return accuracy against time for each sampler, a panel a guidance scale.
 
     ``arms`` are dicts with ``sampler``, ``num_inference_steps``, ``guidance_scale``,
-    ``seconds_per_image`` and ``micro``; the star is ``chosen``, the run's own setting.
+    ``seconds_per_image`` and ``micro``; the star is ``chosen``, the run's own setting, if
+    one of the panels has its guidance.
     """
     scales = sorted({arm["guidance_scale"] for arm in arms})
     samplers = list(dict.fromkeys(arm["sampler"] for arm in arms))

@@ -17,16 +17,14 @@ def analysis_text(facts: Facts) -> str:
     """Return what the closer looks found, in sentences."""
     found = facts.metrics["analyse"]
     confused, near, varied = found["confusion"], found["nearest"], found["diversity"]
-    colours, shapes = (sum(map(sum, confused[part])) - sum(
-        row[i] for i, row in enumerate(confused[part])) for part in ("colour", "shape"))
     items = [
-        f"Over both files {colours} objects were seen in another colour, {confused['bound']} of "
-        "them in one that was asked for with another object of the image (bound to the wrong "
-        f"object) and {confused['alien']} in one that was not asked for at all; {shapes} in "
-        f"another shape; {confused['other']} in both.",
-        f"From a drawn image to the training image nearest to it, it is {near['drawn']:.1f} "
-        "levels of 255 on average"
-        + (f", from a held-out image {near['heldout']:.1f}: the drawn images are "
+        f"Over both files {confused['bound'] + confused['alien']} objects were seen in another "
+        f"colour, {confused['bound']} of them in one that was asked for with another object of "
+        f"the image (bound to the wrong object) and {confused['alien']} in one that was not asked "
+        f"for at all; {confused['reshaped']} in another shape; {confused['other']} in both.",
+        f"From one of {near['images']} drawn images to the training image nearest to it, it is "
+        f"{near['drawn']:.1f} levels of 255 on average"
+        + (f", from a held-out image of the same labels {near['heldout']:.1f}: the drawn ones are "
            + ("no nearer to what was trained on than those."
               if near["drawn"] >= near["heldout"] else "nearer to what was trained on than those.")
            if near["heldout"] is not None else
@@ -43,13 +41,15 @@ def analysis_text(facts: Facts) -> str:
 def quartile_table(facts: Facts) -> str:
     """Return the errors in each quarter of the timesteps."""
     found = facts.metrics["analyse"]
-    rows = [[" to ".join(map(str, part["timesteps"])), f"{part['x_0']:.5f}",
-             f"{part['x_0_without_label']:.5f}", f"{part['epsilon']:.5f}"]
+    names = {"x_0": "error of $x_0$", "x_0_without_label": "the same without the label",
+             "epsilon": r"error of $\epsilon$"}
+    shown = {key: name for key, name in names.items() if key in found["quartiles"][0]}
+    rows = [[" to ".join(map(str, part["timesteps"])), *(f"{part[key]:.5f}" for key in shown)]
             for part in found["quartiles"]]
-    return table(["timesteps", "error of $x_0$", "the same without the label",
-                  r"error of $\epsilon$"], rows,
+    return table(["timesteps", *shown.values()], rows,
                  f"Mean squared errors of the prediction on {count(found['images_asked'])} "
-                 f"{escape(found['asked_of'])}, by quarter of the timesteps ({facts.origin()}).")
+                 f"{escape(found['asked_of'])}, in the values the network sees, by quarter of the "
+                 f"timesteps ({facts.origin()}).")
 
 
 @needs("analyse")
@@ -57,7 +57,7 @@ def weights_table(facts: Facts) -> str:
     """Return the accuracies of the averaged weights and of those of the last step."""
     raw = facts.metrics["analyse"].get("raw")
     if not raw:
-        return "This run keeps no average of its weights.\n"
+        return "There are no other weights than those that were evaluated.\n"
     rows = [[name, *(share(source[file][metric]) for file in CONDITION_FILES
                      for metric in ("micro", "macro"))]
             for name, source in (("moving average (EMA)", facts.metrics),
@@ -71,6 +71,8 @@ def weights_table(facts: Facts) -> str:
 def distance_table(facts: Facts) -> str:
     """Return the Frechet and kernel distances on the evaluator's features."""
     found = facts.metrics["analyse"]["distances"]
+    if not found:
+        return "There are too few images for distances between sets of them.\n"
     rows = [[escape(name), f"{found[key]['frechet']:.2f}", f"{found[key]['kernel']:.4f}"]
             for key, name in (("drawn", "drawn images"), ("baseline", found["baseline_is"]))]
     return table(["images", "Fréchet distance", "kernel distance"], rows,
@@ -109,10 +111,10 @@ def sampling_table(facts: Facts) -> str:
     for key in dict.fromkeys((arm["sampler"], arm["num_inference_steps"]) for arm in arms):
         cells = {arm["guidance_scale"]: arm for arm in arms
                  if (arm["sampler"], arm["num_inference_steps"]) == key}
-        seconds = sum(arm["seconds_per_image"] for arm in cells.values()) / len(cells)
-        rows.append([code(key[0]), str(key[1]), *(share(cells[scale]["micro"]) if scale in cells
-                                                  else "–" for scale in scales),
-                     f"{seconds:.2f}"])
-    return table(["sampler", "steps", *(f"guidance {scale:g}" for scale in scales),
-                  "s an image"], rows, "Micro accuracy over both files by sampler, steps and "
-                 f"guidance, and the mean time of drawing ({facts.origin()}).")
+        rows.append([code(key[0]), str(key[1]), str(next(iter(cells.values()))["network_calls"]),
+                     *(f"{share(cells[s]['micro'])} in {cells[s]['seconds_per_image']:.2f} s"
+                       if s in cells else "–" for s in scales)])
+    return table(["sampler", "steps", "network calls", *(f"guidance {s:g}" for s in scales)], rows,
+                 "Micro accuracy over both files, and seconds an image, by sampler, steps and "
+                 f"guidance; a call with guidance other than 1 is of twice the images "
+                 f"({facts.origin()}).")

@@ -94,9 +94,12 @@ def run_bench(run: Run, out: Run, *, repeats: int = 3, scenes: int = 200, steps:
             **_compare(loop, batch, "seed_loop", "ours"),
             "micro": {"evaluator": evaluator_facts(evaluator), "ours": _micro(batch, evaluator),
                       f"seed_loop, first {loop_images}": _micro(loop, evaluator)}},
-        **(run_race(run, minutes=minutes) if minutes else {}),
+        "run": run.name, "data": data_source(params, run).kind,
         "repeats": repeats, "made_with": made_with(params, device_of(params))}
     write_json(out / "bench.json", results)
+    if minutes:
+        results.update(run_race(run, minutes=minutes))
+        write_json(out / "bench.json", results)
     return results
 
 
@@ -135,10 +138,8 @@ def _compare(slow: dict[str, Any], fast: dict[str, Any], slow_name: str,
 
 def _micro(arm: dict[str, Any], evaluator: Evaluator) -> float:
     images = torch.as_tensor(arm["values"][0])
-    images = images if images.shape[-1] == 64 else F.interpolate(
-        images, (64, 64), mode="bilinear", antialias=True)
     sets = [names for file in ("test", "new_test") for names in ConditionDataset(file).label_sets]
-    return score(evaluator(images), sets[:len(images)])["micro"]
+    return score(evaluator(evaluator.resized(images)), sets[:len(images)])["micro"]
 
 
 def _timed(work: Callable[[], Any]) -> tuple[float, Any]:

@@ -30,7 +30,8 @@ def bench_table(bench: Mapping[str, Any]) -> str:
         ["ratio", "first arm against second", "times faster, median (range)",
          "peak memory of both, MiB"], rows,
         f"Speed of two ways side by side, {bench['repeats']} turns each, measured by "
-        f"{code('make bench')} on {escape(machine['machine'])}. "
+        f"{code('make bench')} on {escape(machine['machine'])} with run {code(bench['run'])}, "
+        f"{bench['data']} data. "
         f"Micro accuracy of the images drawn in {code('sampling_vs_seed_loop')} "
         f"({evaluator_phrase(micro['evaluator'])}): {found}.", numbers=False)
 
@@ -50,6 +51,7 @@ def race_tables(bench: Mapping[str, Any]) -> str:
         said.append(table(
             ["recipe", "what", "images trained on", "weights", "micro", "peak memory, MiB"], rows,
             f"{caption} that trained for {part['minutes']:g} minutes each, measured by "
-            f"{code('make bench')} ({evaluator_phrase(part['evaluator'])}).", numbers=False)
+            f"{code('make bench')} with run {code(bench['run'])} ({bench['data']} data; "
+            f"{evaluator_phrase(part['evaluator'])}).", numbers=False)
             + (f"\n{escape(part['missing'])}.\n" if part.get("missing") else ""))
     return "\n".join(said)

@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from cycler import cycler
 from diffusers import DDPMScheduler
 from matplotlib.figure import Figure
 
@@ -170,13 +171,19 @@ def training_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
 
 @styled
 def experiment_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """Return loss and accuracy of several trainings over each other."""
-    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.4))
+    """Return loss and accuracy of up to 16 trainings over each other."""
+    columns = 4
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.4 + 0.16 * -(-len(histories) // columns)))
+    looks = [{"color": colour, "linestyle": line}
+             for line in ("-", "--", ":", "-.") for colour in (BLUE, ORANGE, GREEN, RED)]
+    for axis in axes:
+        axis.set_prop_cycle(cycler(color=[look["color"] for look in looks],
+                                   linestyle=[look["linestyle"] for look in looks]))
     for name, history in histories.items():
         _plot_loss(axes[0], history, name)
         _plot_accuracy(axes[1], history, "micro", name)
-    axes[0].legend()
     axes[1].set_title("Accuracy on test (micro)")
+    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=columns)
     return figure
 
 

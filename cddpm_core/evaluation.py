@@ -10,7 +10,6 @@ import torch
 from accelerate import Accelerator
 from diffusers import DDPMScheduler
 from PIL import Image
-from torch.nn import functional as F
 
 from cddpm_core.data import ConditionDataset
 from cddpm_core.evaluator import Evaluator, load_official, score
@@ -58,10 +57,7 @@ def draw_and_score(model: ClassConditionedUnet, scheduler: DDPMScheduler, evalua
                         mixed_precision=params.mixed_precision, bar=bar,
                         accelerator=accelerator)
     seconds = time.perf_counter() - started
-    # The evaluator knows images of 64x64 alone.
-    seen = images if params.image_size == 64 else F.interpolate(images, (64, 64), mode="bilinear",
-                                                                antialias=True)
-    scored = score(evaluator(seen), conditions.label_sets)
+    scored = score(evaluator(evaluator.resized(images)), conditions.label_sets)
     return images, {**scored, "images_per_second": round(len(images) / seconds, 3)}
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
 from torchvision.models import ResNet, resnet18
 
 from cddpm_core.errors import UserError, shown
@@ -76,6 +77,13 @@ class Evaluator:
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """Return the last layer's inputs ``(B, 512)``, also on the CPU, for such images."""
         return self._batched(lambda x: _features(self.model, x), images, 512)
+
+    @staticmethod
+    def resized(images: torch.Tensor) -> torch.Tensor:
+        """Return images ``(B, 3, H, W)`` as it wants them, ``(B, 3, 64, 64)``."""
+        if images.shape[-2:] == (64, 64):
+            return images
+        return functional.interpolate(images, (64, 64), mode="bilinear", antialias=True)
 
     @torch.no_grad()
     def _batched(self, function: Callable, images: torch.Tensor, width: int) -> torch.Tensor:

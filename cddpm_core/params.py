@@ -24,7 +24,7 @@ from cddpm_core.errors import UserError, did_you_mean, shown
 MOST_BYTES = 100_000  # of a params file
 SAMPLER_NAMES = ("ddpm", "ddim", "dpm_solver++", "sde_dpm_solver++", "unipc", "heun")
 
-__all__ = ["Params", "coerce", "from_notebook", "read_yaml", "resolve", "to_yaml"]
+__all__ = ["Params", "coerce", "from_notebook", "read_yaml", "resolve", "sampling_arms", "to_yaml"]
 
 
 def _key(default: Any, help: str, *, choices: tuple = (), low: float | None = None,
@@ -214,6 +214,16 @@ def _check_together(p: Params) -> None:
             f"sampler: ddpm walks all timesteps, expected num_inference_steps "
             f"{p.num_train_timesteps}, found {p.num_inference_steps}"
         )
+
+
+def sampling_arms(p: Params) -> list[Params]:
+    """Return ``p`` for each arm of the sampling experiment; `UserError` if one is impossible."""
+    if not (p.sweep_samplers and p.sweep_steps and p.sweep_guidance):
+        raise UserError("sweep_samplers, sweep_steps and sweep_guidance: expected at least one of "
+                        f"each, found {p.sweep_samplers}, {p.sweep_steps} and {p.sweep_guidance}")
+    return [p.replace(sampler=sampler, num_inference_steps=steps, guidance_scale=scale)
+            for sampler in p.sweep_samplers for steps in p.sweep_steps
+            for scale in p.sweep_guidance]
 
 
 def coerce(key: str, value: Any, where: str = "") -> Any:

@@ -25,7 +25,7 @@ from cddpm_core.data import check_folder
 from cddpm_core.errors import UserError, did_you_mean
 from cddpm_core.evaluator import load_official
 from cddpm_core.lock import locked
-from cddpm_core.params import Params
+from cddpm_core.params import FIELDS, Params, sampling_arms
 from cddpm_core.runs import HEADLESS, Run, project_root
 from cddpm_core.trainer import DATA_KEYS, TRAIN_KEYS, read_checkpoint
 
@@ -42,7 +42,7 @@ STAGES = {
     "sampling": ("evaluate",),
     "report": ("data", "train", "evaluate", "denoise", "analyse", "timesteps", "sampling"),
 }
-EXPERIMENTS = ("timesteps", "sampling")  # stages that a report has only if they are asked for
+EXPERIMENTS = FIELDS["experiments"].metadata["choices"]  # stages that a report has if asked for
 
 
 def with_needs(stage: str, experiments: Sequence[str] = EXPERIMENTS) -> list[str]:
@@ -77,6 +77,8 @@ def run_stages(names: Sequence[str], params: Params, *, force: bool = False) -> 
     if params.reference and not Path(params.reference).expanduser().is_dir():
         raise UserError(f"reference: {params.reference} is not a folder, expected one with real "
                         "frames")
+    if "sampling" in names:
+        sampling_arms(params)
     if "report" in names:
         check_runs(params.runs, run)
     with locked(run.folder):
@@ -111,16 +113,17 @@ def _run_stages(names: Sequence[str], params: Params, run: Run, force: bool) -> 
 
 
 def _experiments_before(run: Run, names: Sequence[str], keys: dict[str, str]) -> list[str]:
-    """The keys of experiments made earlier; those of another training leave the report."""
+    """The keys of experiments made earlier; those of another evaluation leave the report."""
     found = []
     for name in EXPERIMENTS:
-        about = run.read("status.json").get("stages", {}).get(name)
-        if name in names or about is None:
+        about = run.read("status.json").get("stages", {}).get(name, {})
+        if name in names or not (about or name in run.read("metrics.json")):
             continue
-        if about["state"] == "done" and about.get("needs") == [keys[n] for n in STAGES[name]]:
+        if about.get("state") == "done" and about.get("needs") == [keys[n] for n in STAGES[name]]:
             found.append(about["key"])
         else:
-            print(f"{name}: was made of another training, left out of the report", flush=True)
+            print(f"{name}: not finished, or not of this training and sampler; left out of the "
+                  "report", flush=True)
             run.forget(name)
     return found
 

@@ -13,15 +13,17 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from cddpm_core.data import ConditionDataset, IclevrDataset, data_source
+from cddpm_core.data import ConditionDataset, IclevrDataset, data_source, left_out
+from cddpm_core.devices import device_of
 from cddpm_core.evaluation import get_evaluator
 from cddpm_core.evaluator import Evaluator, score
 from cddpm_core.facts import evaluator_facts
-from cddpm_core.labels import OBJECTS, to_multi_hot
+from cddpm_core.labels import OBJECTS, read_train, to_multi_hot
 from cddpm_core.params import Params, read_yaml, resolve
 from cddpm_core.runs import Run, progress, project_root
 from cddpm_core.sampling import image_seeds, sample
@@ -90,17 +92,18 @@ def _in_its_own_process(work: Callable, *arguments: Any) -> dict[str, Any]:
 
 def _scored(made: dict[str, Any], evaluator: Evaluator,
             sets: Sequence[Sequence[str]]) -> dict[str, Any]:
-    scored = score(evaluator(torch.from_numpy(made.pop("drawn"))), sets)
+    drawn = evaluator.resized(torch.from_numpy(made.pop("drawn")))
+    scored = score(evaluator(drawn), sets)
     return {**made, "micro": scored["micro"], "macro": scored["macro"],
             "objects": scored["objects"]}
 
 
 def _dataset(params: Params, folder: str, single: bool) -> IclevrDataset:
-    dataset = IclevrDataset(folder, params.image_size)
-    if not single:
-        return dataset
-    several = [names for names in dataset.label_sets if len(names) > 1]
-    return IclevrDataset(folder, params.image_size, leave_out=several)
+    hidden = left_out(params)
+    if single:
+        labels = read_train(Path(folder) / "train.json").values()
+        hidden |= {frozenset(names) for names in labels if len(names) > 1}
+    return IclevrDataset(folder, params.image_size, leave_out=hidden)
 
 
 def train_for(trainer: Trainer, seconds: float) -> None:
@@ -133,17 +136,17 @@ def _peer(params: Params, folder: str, single: bool, minutes: float,
     from ema_pytorch import EMA
 
     torch.manual_seed(0)
-    dataset = _dataset(params, folder, single)
+    dataset, device = _dataset(params, folder, single), device_of(params)
     model = GaussianDiffusion(
         Unet(dim=32, dim_mults=(1, 2, 4, 8), num_classes=len(OBJECTS), cond_drop_prob=0.5),
-        image_size=params.image_size, sampling_timesteps=50)
+        image_size=params.image_size, sampling_timesteps=50).to(device)
     # Batch, optimiser and average as that package's Trainer has them by default.
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, betas=(0.9, 0.99))
     average = EMA(model, beta=0.995, update_every=10)
     started, steps, generator = time.perf_counter(), 0, torch.Generator().manual_seed(0)
     while time.perf_counter() - started < 60 * minutes:
         rows = torch.randint(0, len(dataset), (16,), generator=generator).numpy()
-        images, labels = dataset.batch(rows)
+        images, labels = (part.to(device) for part in dataset.batch(rows))
         loss = model((images + 1) / 2, classes=labels.argmax(1))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -151,7 +154,7 @@ def _peer(params: Params, folder: str, single: bool, minutes: float,
         optimizer.zero_grad()
         average.update()
         steps += 1
-    classes = torch.tensor([OBJECTS.index(name) for name, in sets])
-    drawn = 2 * average.ema_model.sample(classes, cond_scale=6.0) - 1
+    classes = torch.tensor([OBJECTS.index(name) for name, in sets], device=device)
+    drawn = 2 * average.ema_model.sample(classes, cond_scale=6.0).cpu() - 1
     return {"steps": steps, "images": 16 * steps,
             "parameters": sum(w.numel() for w in model.parameters()), "drawn": drawn.numpy()}

@@ -1,6 +1,6 @@
 """The loops over pixels behind `render`, compiled: rays, shadows, light and colour.
 
-Every function works in the units of `render` and writes into the array it is given.
+All work in the units of `render`, and those it calls write into the array they are given.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ RADIUS = 0.7
 BEVEL = np.array([0.08, 0.0, 0.03])
 CELL = 2  # pixels a side of a shadow cell
 _BOUND = np.array([1.7321, 1.0, 1.4143])  # radius of the bounding sphere over RADIUS
-_NUM_LAMPS = 3
+_NUM_LAMPS = 3  # rows of render.LAMPS
 _RAY_GRID = 2  # camera rays a pixel: this number squared
 _jit = njit(cache=True, nogil=True, fastmath=True)
 

@@ -24,8 +24,8 @@ from tqdm.auto import tqdm as auto_tqdm
 from cddpm_core.errors import UserError, shown
 from cddpm_core.params import Params, from_notebook, read_yaml, resolve, to_yaml
 
-__all__ = ["Run", "atomic", "check_schema", "headless", "open_run", "progress", "project_root",
-           "remove_leftovers", "unwritable", "write_json"]
+__all__ = ["Run", "atomic", "by_hand", "check_schema", "headless", "open_run", "progress",
+           "project_root", "remove_leftovers", "unwritable", "write_json"]
 
 SCHEMA = 1
 HEADLESS = "CDDPM_HEADLESS"  # set while the pipeline runs a notebook

@@ -121,8 +121,11 @@ def trajectory(model: ClassConditionedUnet, scheduler: DDPMScheduler, label: tor
     """
     seen: list[dict] = []
     image = sample(model, scheduler, label[None], [seed], callback=seen.append, **options)[0]
+    last = len(seen)
+    # Heun's method sees most timesteps twice; the second time with what the first has led to.
+    seen = list({moment["timestep"]: moment for moment in seen}.values())
     count = min(moments - 1, len(seen))
     chosen = torch.linspace(0, len(seen) - 1, count).round().long().unique().tolist()
     film = [{**seen[i], "x_t": seen[i]["x_t"][0], "x_0": seen[i]["x_0"][0]} for i in chosen]
     final = model.standardise(image.to(model.device)).cpu()
-    return [*film, {"step": len(seen), "timestep": -1, "x_t": final, "x_0": final}]
+    return [*film, {"step": last, "timestep": -1, "x_t": final, "x_0": final}]

@@ -30,7 +30,7 @@ SAMPLERS = {
     "sde_dpm_solver++": (DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}),
     "unipc": (UniPCMultistepScheduler, {"timestep_spacing": "trailing"}),
     # diffusers' Heun does not know networks that predict x_0.
-    "heun": (HeunDiscreteScheduler, {"prediction_type": "epsilon"}),
+    "heun": (HeunDiscreteScheduler, {"prediction_type": "epsilon", "timestep_spacing": "leading"}),
 }
 
 

@@ -34,7 +34,7 @@ MOST_SKIPPED = 10  # steps without a finite loss and gradient in a row, before t
 def train(params: Params, dataset: IclevrDataset, run: Run, *,
           evaluate: Callable[[ClassConditionedUnet, DDPMScheduler, str], dict[str, Any]]
           | None = None, accelerator: Accelerator | None = None,
-          watch: Callable[[list[dict[str, Any]]], None] | None = None) -> dict[str, Any]:
+          watch: Callable[[Run], None] | None = None) -> dict[str, Any]:
     """Train to ``params.epochs``, resuming ``checkpoint.pt`` of the run's folder if it is there.
 
     Writes ``history.jsonl``, ``checkpoint.pt`` and at the end ``model/`` (the
@@ -42,7 +42,7 @@ def train(params: Params, dataset: IclevrDataset, run: Run, *,
     ``evaluate_every`` epochs with the averaged model, the scheduler and a name
     such as ``epoch_003``; what it returns goes into the history.
 
-    ``watch`` is called with the history so far after each line added to it.
+    ``watch`` is called with the run after each line added to its history.
 
     With an ``accelerator`` all its processes call this and take their share of each batch;
     the first one alone writes files, and ``evaluate`` is called by all.
@@ -80,7 +80,7 @@ def _train(trainer: Trainer, run: Run, evaluate: Callable[..., dict[str, Any]] |
         if first:
             _write_history(run, [line], append=True)
             if watch:
-                watch(run.history())
+                watch(run)
 
     trainer.model.train()
     with progress(total=trainer.total_steps, initial=min(trainer.step, trainer.total_steps),
@@ -189,8 +189,16 @@ def load_trained(run: Run, params: Params) -> tuple[ClassConditionedUnet, DDPMSc
     return model.to(device_of(params)), scheduler
 
 
-def load_raw(run: Run, params: Params) -> ClassConditionedUnet:
-    """Return the run's model with the weights of its last step, not their moving average."""
+def load_raw(run: Run, params: Params) -> ClassConditionedUnet | None:
+    """Return the run's model with the weights of its last step, not their moving average.
+
+    None if there is no average, or no checkpoint of the step that the model was saved at.
+    """
+    if not params.ema_decay or not (run / "checkpoint.pt").exists():
+        return None
+    state = read_checkpoint(run / "checkpoint.pt")
+    if state["step"] != run.read("metrics.json").get("train", {}).get("steps"):
+        return None
     model, _ = load_trained(run, params)
-    model.load_state_dict(read_checkpoint(run / "checkpoint.pt")["model"])
+    model.load_state_dict(state["model"])
     return model.eval()

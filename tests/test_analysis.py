@@ -46,7 +46,8 @@ def test_confusion_tells_colours_bound_to_the_wrong_object_from_alien_ones():
     colour, shape = np.array(found["colour"]), np.array(found["shape"])
     assert colour[COLOURS.index("red"), COLOURS.index("blue")] == 1
     assert colour[COLOURS.index("gray"), COLOURS.index("green")] == 1
-    assert colour.trace() == shape.trace() == 1  # the gray cube that was found
+    # Both gray cubes were found or seen as cubes; the colour of the cylinder was right.
+    assert colour.trace() == 2 and shape.trace() == 4 and found["reshaped"] == 1
     assert shape[SHAPES.index("cylinder"), SHAPES.index("sphere")] == 1
 
 
@@ -57,9 +58,11 @@ def test_every_object_asked_for_is_somewhere(asked):
     found, total = confusion([scored(*pairs)]), sum(len(names) for names, _ in pairs)
     hits = sum(sum(condition["hits"]) for condition in scored(*pairs)["conditions"])
     colour, shape = np.array(found["colour"]), np.array(found["shape"])
-    assert colour.trace() == shape.trace() == hits
-    missed = (colour.sum() - hits, shape.sum() - hits, found["other"])
-    assert sum(missed) == total - hits and missed[0] == found["bound"] + found["alien"]
+    assert colour.sum() == shape.sum() == total
+    recoloured = found["bound"] + found["alien"]
+    assert hits + recoloured + found["reshaped"] + found["other"] == total
+    assert total - colour.trace() == recoloured + found["other"]
+    assert total - shape.trace() == found["reshaped"] + found["other"]
 
 
 class Few:
@@ -92,6 +95,15 @@ def test_distances_of_gaussians_are_what_the_formula_says():
     assert frechet_distance(a, b) == pytest.approx(4 + 3 * 4, rel=0.05)
 
 
+def test_the_frechet_distance_of_few_features_is_that_of_the_root_of_the_covariances():
+    a, b = torch.randn(2, 6, 20, generator=torch.Generator().manual_seed(3), dtype=torch.double)
+    c_a, c_b = (np.cov(x.numpy(), rowvar=False) for x in (a, b))
+    # The eigenvalues of a product of covariances are real and not negative.
+    roots = np.sqrt(np.linalg.eigvals(c_a @ c_b).real.clip(0)).sum()
+    expected = float((a.mean(0) - b.mean(0)).square().sum()) + np.trace(c_a + c_b) - 2 * roots
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-5)
+
+
 def test_the_kernel_distance_is_unbiased():
     generator = torch.Generator().manual_seed(2)
     same = [kernel_distance(*torch.randn(2, 20, 8, generator=generator)) for _ in range(200)]
@@ -110,6 +122,8 @@ def test_errors_by_quarter_cover_all_timesteps_and_tell_a_label_that_helps(tiny)
         [i * T // 4, (i + 1) * T // 4 - 1] for i in range(4)]
     assert found == quartile_errors(model, scheduler, images, labels, batch_size=4)
     assert all(part["x_0"] > 0 and part["epsilon"] > 0 for part in found)
+    alone = quartile_errors(model, scheduler, images, labels, unlabelled=False)
+    assert all(set(part) == {"timesteps", "x_0", "epsilon"} for part in alone)
     with torch.no_grad():
         model.class_embedding.weight.zero_()
         for name, weight in model.named_parameters():

@@ -21,6 +21,8 @@ def test_quarters_are_bars_of_their_errors():
     assert [bar.get_height() for bar in right.patches] == pytest.approx(
         [part["epsilon"] for part in QUARTILES])
     assert left.get_xticklabels()[1].get_text() == "250–499"
+    alone = [{k: v for k, v in part.items() if k != "x_0_without_label"} for part in QUARTILES]
+    assert len(quartile_figure(alone).axes[0].patches) == 4
 
 
 def test_confusion_writes_each_count_once():

@@ -14,8 +14,8 @@ ANALYSE = {
     "images_asked": 256, "asked_of": "held-out images",
     "raw": {name: {"micro": 0.5, "macro": 0.25} for name in ("test", "new_test")},
     "confusion": {"colour": [[9, 4], [1, 9]], "shape": [[18, 2], [0, 3]], "bound": 3, "alien": 2,
-                  "other": 6},
-    "nearest": {"drawn": 8.25, "heldout": 7.5},
+                  "reshaped": 2, "other": 6},
+    "nearest": {"images": 128, "drawn": 8.25, "heldout": 7.5},
     "diversity": {"labels": ["red cube"], "images": 16, "drawn": 5.0, "compared": 12,
                   "training": 6.0},
     "distances": {"images": 128, "compared_with": "held-out images",
@@ -23,7 +23,7 @@ ANALYSE = {
                   "drawn": {"frechet": 20.5, "kernel": 0.75},
                   "baseline": {"frechet": 4.25, "kernel": -0.0012}}}
 ARMS = [{"sampler": sampler, "num_inference_steps": steps, "guidance_scale": scale,
-         "seconds_per_image": steps / 100, "micro": micro}
+         "seconds_per_image": steps / 100, "micro": micro, "network_calls": steps}
         for sampler, steps, scale, micro in (("ddim", 10, 1.0, 0.40), ("ddim", 10, 4.0, 0.78),
                                              ("heun", 50, 4.0, 0.80), ("unipc", 25, 4.0, 0.70))]
 
@@ -40,8 +40,8 @@ def test_sentences_say_what_was_counted(facts):
     text = analysis_text.analysis_text(facts)
     assert "5 objects were seen in another colour, 3 of them" in text
     assert "2 in one that was not asked for at all; 2 in another shape; 6 in both" in text
-    assert "8.2 levels of 255 on average, from a held-out image 7.5: the drawn images are no " \
-           "nearer" in text
+    assert "8.2 levels of 255 on average, from a held-out image of the same labels 7.5: the " \
+           "drawn ones are no nearer" in text
     assert "16 images drawn for `red cube` are 5.0 levels apart on average, 12 training images" \
            in text
 
@@ -49,7 +49,7 @@ def test_sentences_say_what_was_counted(facts):
 def test_a_model_that_copies_is_called_nearer(facts):
     facts.metrics["analyse"]["nearest"]["drawn"] = 2.0
     text = analysis_text.analysis_text(facts)
-    assert "the drawn images are nearer to what was trained on than those" in text
+    assert "the drawn ones are nearer to what was trained on than those" in text
 
 
 def test_what_cannot_be_compared_is_said(facts):
@@ -58,7 +58,7 @@ def test_what_cannot_be_compared_is_said(facts):
     text = analysis_text.analysis_text(facts)
     assert "no held-out images to set beside it" in text and "too few training images" in text
     facts.metrics["analyse"]["raw"] = {}
-    assert "keeps no average" in analysis_text.weights_table(facts)
+    assert "no other weights" in analysis_text.weights_table(facts)
 
 
 def test_tables_have_the_numbers(facts):
@@ -70,8 +70,16 @@ def test_tables_have_the_numbers(facts):
     assert "| drawn images | 20.50 | 0.7500 |" in distances and "not FID and KID" in distances
     assert "| other held\\-out images | 4.25 | -0.0012 |" in distances
     sampling = analysis_text.sampling_table(facts)
-    assert "| `ddim` | 10 | 0.400 | 0.780 | 0.10 |" in sampling
-    assert "| `heun` | 50 | – | 0.800 | 0.50 |" in sampling
+    assert "| `ddim` | 10 | 10 | 0.400 in 0.10 s | 0.780 in 0.10 s |" in sampling
+    assert "| `heun` | 50 | 50 | – | 0.800 in 0.50 s |" in sampling
+
+
+def test_what_a_model_was_not_asked_has_no_column(facts):
+    for part in facts.metrics["analyse"]["quartiles"]:
+        del part["x_0_without_label"]
+    assert "| 250 to 499 | 0.00200 | 0.10000 |" in analysis_text.quartile_table(facts)
+    facts.metrics["analyse"]["distances"] = None
+    assert "too few images" in analysis_text.distance_table(facts)
 
 
 def test_the_best_arm_and_the_fastest_near_it_are_named(facts):

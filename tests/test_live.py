@@ -5,7 +5,7 @@ import pytest
 from nbclient import NotebookClient
 
 from cddpm_core import live
-from cddpm_core.runs import HEADLESS
+from cddpm_core.runs import HEADLESS, Run
 
 LINES = [{"step": 25 * i, "epoch": i / 2, "loss": 1 / i, "images_per_second": 40.0}
          for i in (1, 2, 3)]
@@ -13,9 +13,12 @@ CODE = f"""
 from cddpm_core.live import live_curves
 watch = live_curves(seconds=0)
 lines = {json.dumps(LINES)}
+class Run:
+    def history(self):
+        return lines[:count]
 if watch:
     for count in (1, 2, 3):
-        watch(lines[:count])
+        watch(Run())
 print(watch is None)
 """
 
@@ -52,7 +55,7 @@ def test_headless_there_is_none(monkeypatch):
 
 
 @pytest.mark.parametrize(("seconds", "drawn"), [(0.0, 3), (60.0, 1)])
-def test_it_is_drawn_no_more_often_than_asked(monkeypatch, seconds, drawn):
+def test_it_is_drawn_no_more_often_than_asked(monkeypatch, tmp_path, seconds, drawn):
     seen = []
 
     class Handle:
@@ -66,6 +69,9 @@ def test_it_is_drawn_no_more_often_than_asked(monkeypatch, seconds, drawn):
     monkeypatch.setattr(live, "display", display)
     monkeypatch.setattr(live, "by_hand", lambda: True)
     watch = live.live_curves(seconds)
-    for count in (1, 2, 3):
-        watch(LINES[:count])
+    run = Run("tiny", outputs=tmp_path)
+    run.folder.mkdir()
+    (run / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in LINES))
+    for _ in range(3):
+        watch(run)
     assert len(seen) == drawn

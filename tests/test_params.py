@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cddpm_core.errors import UserError
-from cddpm_core.params import FIELDS, Params, coerce, from_notebook, read_yaml, resolve, to_yaml
+from cddpm_core.params import (
+    FIELDS,
+    Params,
+    coerce,
+    from_notebook,
+    read_yaml,
+    resolve,
+    sampling_arms,
+    to_yaml,
+)
 
 PRESETS = sorted((ROOT / "params").glob("*.yaml"))
 
@@ -134,3 +143,15 @@ def test_environment_agrees_with_pyproject():
     pip = next(entry["pip"] for entry in dependencies if isinstance(entry, dict))
     assert sorted(pip) == sorted([*wanted, "-e ."])
     assert f"python{project['requires-python']}" in dependencies
+
+
+def test_arms_of_the_sampling_experiment_are_all_combinations_and_checked():
+    p = Params(sweep_samplers=["ddim", "heun"], sweep_steps=[10, 20], sweep_guidance=[1.0])
+    assert [(arm.sampler, arm.num_inference_steps) for arm in sampling_arms(p)] == [
+        ("ddim", 10), ("ddim", 20), ("heun", 10), ("heun", 20)]
+    with pytest.raises(UserError, match="ddim needs a divisor"):
+        sampling_arms(p.replace(sweep_steps=[30]))
+    with pytest.raises(UserError, match="needs a model that has seen dropped labels"):
+        sampling_arms(p.replace(label_drop=0.0, guidance_scale=1.0, sweep_guidance=[2.0]))
+    with pytest.raises(UserError, match="expected at least one of each"):
+        sampling_arms(p.replace(sweep_steps=[]))

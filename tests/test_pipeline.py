@@ -117,7 +117,7 @@ def test_an_experiment_stays_in_the_report_until_the_training_is_another(smoke, 
                       "-p", "experiments", "[]", "-p", "num_inference_steps", "10")
     assert changed.returncode == 0, changed.stderr[-2000:]
     for name in EXPERIMENTS:
-        assert f"{name}: was made of another training, left out of the report" in changed.stdout
+        assert f"{name}: not finished, or not of this training and sampler; left" in changed.stdout
         assert not list((outputs / "smoke/figures").glob(f"{name}_*.png"))
     metrics = json.loads((outputs / "smoke/metrics.json").read_text())
     assert not {"sampling", "timesteps"} & set(metrics) and "analyse" in metrics
@@ -170,7 +170,7 @@ def test_real_data_and_the_official_evaluator_are_named_as_such(outputs, tmp_pat
     (tmp_path / "train.json").write_text(json.dumps(labels))
     checkpoint = tmp_path / "checkpoint.pth"
     torch.save({"model": build_resnet18().state_dict()}, checkpoint)
-    done = command(outputs, "cddpm_core", "stage", "evaluate", "--params", "params/smoke.yaml",
+    done = command(outputs, "cddpm_core", "stage", "analyse", "--params", "params/smoke.yaml",
                    "--run", "real", "--data", tmp_path, "--evaluator", checkpoint)
     assert done.returncode == 0, done.stderr[-3000:]
     metrics = json.loads((outputs / "real/metrics.json").read_text())

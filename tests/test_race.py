@@ -72,13 +72,15 @@ def test_only_images_of_one_object_are_seen_where_that_is_asked(run):
 
 
 def test_tables_name_recipes_minutes_and_evaluator():
-    bench = {"recipe_vs_seed_recipe": {"minutes": 3.0, "evaluator": EVALUATOR, "arms": {
+    bench = {"run": "quick", "data": "rendered",
+             "recipe_vs_seed_recipe": {"minutes": 3.0, "evaluator": EVALUATOR, "arms": {
         "ours": ARM, "seed_recipe": {**ARM, "micro": 0.0625}}},
         "against_peer": {"minutes": 3.0, "evaluator": EVALUATOR, "arms": {"ours": ARM},
                          "missing": "the peer is not installed"}}
     text = race_tables(bench)
     assert "| `ours` | a \\| b | 1,600 | 2.5 M | 0.500 | 700 |" in text
     assert "| `seed_recipe` | a \\| b | 1,600 | 2.5 M | 0.062 | 700 |" in text
+    assert text.count("with run `quick` (rendered data;") == 2
     assert text.count("trained for 3 minutes each") == text.count("0.990 micro on held-out") == 2
     assert "the peer is not installed" in text and race_tables({}) == ""
 

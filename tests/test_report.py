@@ -61,7 +61,8 @@ BENCH = {
               "ratio": {"median": 12.5, "least": 11.75, "greatest": 13.25},
               "seconds": {"one": [2.0], "two": [1.0]}, "peak_mib": {"one": 1234.5, "two": 678.0}}
        for name in ("rendering", "training_vs_plain_loop", "sampling_vs_seed_loop")},
-    "repeats": 3, "made_with": {"machine": "a processor, 2 cores, 24 GiB"}}
+    "run": "quick", "data": "rendered", "repeats": 3,
+    "made_with": {"machine": "a processor, 2 cores, 24 GiB"}}
 BENCH["sampling_vs_seed_loop"]["micro"] = {
     "evaluator": EVALUATOR, "ours": 0.8125, "seed_loop, first 2": 0.5}
 
