@@ -55,7 +55,9 @@ def sampling_scheduler(scheduler: DDPMScheduler, sampler: str, num_inference_ste
     what earlier steps got wrong, ``unipc`` (Zhao et al. 2023, second order) or
     ``heun`` (Karras et al. 2022, algorithm 1), which asks the network twice a step but
     the last. Spacing is trailing, so that sampling starts at t = T - 1. What ``heun``
-    steps is ``x_t / sqrt(alpha_bar)``, by a predicted epsilon.
+    steps is ``x_t / sqrt(alpha_bar)``, by a predicted epsilon; its first steps are short and
+    grow, because ``sqrt(1 / alpha_bar)``, along which it takes the mean of two slopes, falls by
+    orders of magnitude there.
 
     Raises `UserError` for ``ddim`` and ``unipc`` with a number of steps that does not divide
     T: diffusers steps the one by T // steps, away from the timesteps it lists, and lists a
@@ -69,7 +71,9 @@ def sampling_scheduler(scheduler: DDPMScheduler, sampler: str, num_inference_ste
     made = kind.from_config(dict(scheduler.config), trained_betas=scheduler.betas.tolist(),
                             **options)
     last = scheduler.config.num_train_timesteps
-    if sampler not in ("ddim", "unipc"):
+    if sampler == "heun":
+        made.set_timesteps(timesteps=_growing_timesteps(last, num_inference_steps))
+    elif sampler not in ("ddim", "unipc"):
         # diffusers' own trailing list has an entry t = -1 too many for some numbers of steps.
         made.set_timesteps(timesteps=[round(last - i * last / num_inference_steps) - 1
                                       for i in range(num_inference_steps)])
@@ -79,6 +83,15 @@ def sampling_scheduler(scheduler: DDPMScheduler, sampler: str, num_inference_ste
     else:
         made.set_timesteps(num_inference_steps)
     return made
+
+
+def _growing_timesteps(T: int, count: int) -> list[int]:
+    """Return T - 1, T - 4, T - 16, ... up to where even steps are as long, then even ones to 0."""
+    head = [T - 1]
+    while len(head) < count - 1 and 3 * (T - head[-1]) < head[-1] / (count - len(head)):
+        head.append(4 * head[-1] - 3 * T)
+    left, low = count - len(head), head[-1]
+    return head + [round(low - (i + 1) * low / left) for i in range(left)]
 
 
 def alpha_bar(scheduler: DDPMScheduler) -> torch.Tensor:

@@ -212,7 +212,7 @@ def test_bench_prints_each_ratio_and_where_they_are(capsys, outputs, monkeypatch
     from cddpm_core import bench
 
     part = {"ratio": {"median": 2.25, "least": 2.0, "greatest": 3.0}, "what": "this against that"}
-    monkeypatch.setattr(bench, "run_bench", lambda run, out, repeats: {
+    monkeypatch.setattr(bench, "run_bench", lambda run, out, repeats, minutes: {
         "training_vs_plain_loop": part, "repeats": repeats, "made_with": {"torch": "2"}})
     assert main(["bench", "--run", "mine", "--repeats", "2"]) == 0
     printed = capsys.readouterr().out

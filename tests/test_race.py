@@ -45,7 +45,8 @@ def test_training_ends_with_the_time_and_the_learning_rate_with_it(run, monkeypa
 
 
 def test_every_recipe_has_its_minutes_and_is_scored_on_its_label_sets(run, tiny, monkeypatch):
-    monkeypatch.setattr(race, "resolve", lambda values: tiny.replace(batch_size=4))
+    monkeypatch.setattr(race, "resolve", lambda values: tiny.replace(
+        num_train_timesteps=100, batch_size=4))
     monkeypatch.setattr(race, "find_spec", lambda name: None)
     found = run_race(run, minutes=0.01)
     first, second = found["recipe_vs_seed_recipe"], found["against_peer"]

@@ -188,7 +188,9 @@ def test_samplers_walk_from_the_last_timestep_down(sampler, T):
         assert len(walk.timesteps) == (2 * steps - 1 if sampler == "heun" else steps)
         timesteps = walk.timesteps.unique_consecutive()
         assert len(timesteps) == steps and timesteps[0] == T - 1
-        assert (timesteps.diff() < 0).all() and timesteps[-1] == T // steps - 1
+        assert (timesteps.diff() < 0).all()
+        last = 0 if steps > 1 else T - 1  # Heun's even steps end at 0
+        assert timesteps[-1] == (last if sampler == "heun" else T // steps - 1)
         assert torch.equal(walk.alphas_cumprod, alpha_bar(scheduler))
         assert walk.config.prediction_type == "epsilon"
 
@@ -207,6 +209,21 @@ def test_any_number_of_steps_is_that_many_timesteps_inside(data, T, sampler):
 def test_numbers_of_steps_for_which_diffusers_lists_one_too_many(steps):
     walk = sampling_scheduler(scheduler_of(), "dpm_solver++", steps)
     assert len(walk.timesteps) == steps and walk.timesteps[-1] >= 0
+
+
+@given(st.data(), st.sampled_from([20, 50, 1000, 2000]))
+def test_the_steps_of_heun_grow_and_then_stay_even(data, T):
+    steps = data.draw(st.integers(1, T))
+    walk = sampling_scheduler(scheduler_of(num_train_timesteps=T, num_inference_steps=1), "heun",
+                              steps)
+    timesteps = walk.timesteps.unique_consecutive().int()
+    assert len(timesteps) == steps and timesteps[0] == T - 1
+    assert timesteps[-1] == (0 if steps > 1 else T - 1)
+    lengths = (-timesteps.diff()).tolist()
+    assert all(length > 0 for length in lengths)
+    # Three times as far as it has come, until that is longer than what is left, in even steps.
+    for length, t, left in zip(lengths, timesteps.tolist(), range(steps - 1, 0, -1), strict=False):
+        assert abs(length - (t if left == 1 else min(3 * (T - t), t / left))) <= 1
 
 
 def test_the_walk_from_a_saved_scheduler_is_the_same(tmp_path):
