@@ -8,7 +8,8 @@ from importlib import import_module
 
 _NAMES = {
     "errors": ("UserError",),
-    "params": ("Params", "read_yaml", "resolve"),
+    "params": ("Params", "resolve"),
+    "presets": ("read_yaml",),
     "runs": ("Run", "open_run"),
     "labels": ("COLOURS", "OBJECTS", "SHAPES", "from_multi_hot", "read_conditions",
                "read_objects", "read_train", "to_multi_hot"),

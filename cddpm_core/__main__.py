@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 
 from cddpm_core.errors import UserError
-from cddpm_core.params import FIELDS, Params, coerce, read_yaml, resolve
+from cddpm_core.params import FIELDS, Params, coerce, resolve
+from cddpm_core.presets import read_yaml
 from cddpm_core.runs import Run, atomic, project_root, unwritable
 
 __all__ = ["main"]

@@ -88,10 +88,10 @@ def confusion(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     counts = {"bound": 0, "alien": 0, "reshaped": 0, "other": 0}
     for scored in scores:
         for condition in scored["conditions"]:
-            for name, hit in zip(condition["labels"], condition["hits"], strict=True):
+            for name in set(condition["labels"]) & set(condition["predicted"]):
                 c, s = name.split()
-                colour[COLOURS.index(c), COLOURS.index(c)] += hit
-                shape[SHAPES.index(s), SHAPES.index(s)] += hit
+                colour[COLOURS.index(c), COLOURS.index(c)] += 1
+                shape[SHAPES.index(s), SHAPES.index(s)] += 1
         for name, seen, labels in missed_pairs(scored):
             (c, s), (other_c, other_s) = name.split(), seen.split()
             colour[COLOURS.index(c), COLOURS.index(other_c)] += 1

@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from cycler import cycler
 from matplotlib.figure import Figure
 
 from cddpm_core.figures import BLUE, GREEN, ORANGE, RED, WIDTH, show_image, styled
@@ -87,14 +88,14 @@ def sampling_figure(arms: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]
     rows = -(-len(scales) // columns)
     figure, axes = plt.subplots(rows, columns, squeeze=False, sharex=True, sharey=True,
                                 figsize=(WIDTH, 2.3 * rows + 0.4))
-    looks = [(colour, marker) for marker in "os^" for colour in (BLUE, ORANGE, GREEN, RED)]
+    looks = list(cycler(marker=["o", "s", "^"]) * cycler(color=[BLUE, ORANGE, GREEN, RED]))
     for axis in axes.flat[len(scales):]:
         axis.set_visible(False)
     for axis, scale in zip(axes.flat, scales, strict=False):
-        for sampler, (colour, marker) in zip(samplers, looks, strict=False):
+        for sampler, look in zip(samplers, looks, strict=False):
             line = sorted((arm["seconds_per_image"], arm["micro"]) for arm in arms
                           if (arm["sampler"], arm["guidance_scale"]) == (sampler, scale))
-            axis.plot(*zip(*line, strict=True), color=colour, marker=marker, markersize=3,
+            axis.plot(*zip(*line, strict=True), **look, linestyle="-", markersize=3,
                       label=sampler)
         if chosen["guidance_scale"] == scale:
             axis.plot(chosen["seconds_per_image"], chosen["micro"], "*", color="black", ms=9)

@@ -174,11 +174,9 @@ def experiment_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> F
     """Return loss and accuracy of up to 16 trainings over each other."""
     columns = 4
     figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.4 + 0.16 * -(-len(histories) // columns)))
-    looks = [{"color": colour, "linestyle": line}
-             for line in ("-", "--", ":", "-.") for colour in (BLUE, ORANGE, GREEN, RED)]
+    looks = cycler(linestyle=["-", "--", ":", "-."]) * cycler(color=[BLUE, ORANGE, GREEN, RED])
     for axis in axes:
-        axis.set_prop_cycle(cycler(color=[look["color"] for look in looks],
-                                   linestyle=[look["linestyle"] for look in looks]))
+        axis.set_prop_cycle(looks)
     for name, history in histories.items():
         _plot_loss(axes[0], history, name)
         _plot_accuracy(axes[1], history, "micro", name)

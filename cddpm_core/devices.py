@@ -19,7 +19,8 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
 from cddpm_core.errors import UserError
-from cddpm_core.params import Params, to_yaml
+from cddpm_core.params import Params
+from cddpm_core.presets import to_yaml
 from cddpm_core.runs import Run, project_root
 
 __all__ = ["SideBySide", "accelerator_of", "device_of", "launch", "summed"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cddpm_core.analysis import missed_pairs
+from cddpm_core.analysis import confusion
 from cddpm_core.compare import Group
 from cddpm_core.facts import Facts, needs
 from cddpm_core.labels import CONDITION_FILES
@@ -113,12 +113,9 @@ def runs_text(facts: Facts, groups: Sequence[Group]) -> str:
 
 def error_kinds(scored: Mapping[str, Any]) -> dict[str, int]:
     """Return how often a missed object was seen in another colour, another shape, or neither."""
-    kinds = {"colour": 0, "shape": 0, "both": 0}
-    for name, seen, _ in missed_pairs(scored):
-        (colour, shape), (other_colour, other_shape) = name.split(), seen.split()
-        kinds["colour" if shape == other_shape else
-              "shape" if colour == other_colour else "both"] += 1
-    return kinds
+    found = confusion([scored])
+    return {"colour": found["bound"] + found["alien"], "shape": found["reshaped"],
+            "both": found["other"]}
 
 
 @needs("test", "evaluate")

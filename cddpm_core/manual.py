@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cddpm_core.params import FIELDS, Params, read_yaml, resolve
+from cddpm_core.params import FIELDS, Params, resolve
+from cddpm_core.presets import read_yaml
 
 __all__ = ["manual"]
 

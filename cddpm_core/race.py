@@ -24,7 +24,8 @@ from cddpm_core.evaluation import get_evaluator
 from cddpm_core.evaluator import Evaluator, score
 from cddpm_core.facts import evaluator_facts
 from cddpm_core.labels import OBJECTS, read_train, to_multi_hot
-from cddpm_core.params import Params, read_yaml, resolve
+from cddpm_core.params import Params, resolve
+from cddpm_core.presets import read_yaml
 from cddpm_core.runs import Run, progress, project_root
 from cddpm_core.sampling import image_seeds, sample
 from cddpm_core.trainer import Trainer

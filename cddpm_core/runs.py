@@ -22,7 +22,8 @@ from tqdm import tqdm
 from tqdm.auto import tqdm as auto_tqdm
 
 from cddpm_core.errors import UserError, shown
-from cddpm_core.params import Params, from_notebook, read_yaml, resolve, to_yaml
+from cddpm_core.params import Params, from_notebook, resolve
+from cddpm_core.presets import read_yaml, to_yaml
 
 __all__ = ["Run", "atomic", "by_hand", "check_schema", "headless", "open_run", "progress",
            "project_root", "remove_leftovers", "unwritable", "write_json"]

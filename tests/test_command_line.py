@@ -12,8 +12,9 @@ from PIL import Image
 
 from cddpm_core.__main__ import _params, _parser, main
 from cddpm_core.evaluator import build_resnet18
-from cddpm_core.params import Params, to_yaml
+from cddpm_core.params import Params
 from cddpm_core.pipeline import STAGES, with_needs
+from cddpm_core.presets import to_yaml
 from cddpm_core.runs import OUTPUTS, Run
 
 

@@ -11,7 +11,7 @@ from cddpm_core import evaluation, standin
 from cddpm_core.data import data_source
 from cddpm_core.devices import device_of, launch
 from cddpm_core.errors import UserError
-from cddpm_core.params import to_yaml
+from cddpm_core.presets import to_yaml
 from cddpm_core.runs import Run
 
 
@@ -53,7 +53,8 @@ def test_launched_processes_end_with_the_one_that_launched_them(two, tmp_path):
     run, params = two
     (tmp_path / "long.yaml").write_text(to_yaml(params.replace(epochs=10_000)))
     code = ("import sys\nfrom cddpm_core.devices import launch\n"
-            "from cddpm_core.params import read_yaml, resolve\nfrom cddpm_core.runs import Run\n"
+            "from cddpm_core.params import resolve\nfrom cddpm_core.presets import read_yaml\n"
+            "from cddpm_core.runs import Run\n"
             "launch(Run('two'), resolve(read_yaml(sys.argv[1])))")
     parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "long.yaml")], cwd=ROOT,
                               stderr=subprocess.DEVNULL)

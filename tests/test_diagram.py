@@ -4,7 +4,8 @@ from conftest import ROOT
 
 from cddpm_core.diagram import network_diagram
 from cddpm_core.model import ClassConditionedUnet
-from cddpm_core.params import read_yaml, resolve
+from cddpm_core.params import resolve
+from cddpm_core.presets import read_yaml
 
 
 def words(name, rows=()):

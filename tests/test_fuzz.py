@@ -29,7 +29,8 @@ from cddpm_core.errors import UserError
 from cddpm_core.evaluator import build_resnet18, load_official
 from cddpm_core.labels import OBJECTS, read_conditions, read_objects, read_train
 from cddpm_core.model import load_model, make_model
-from cddpm_core.params import FIELDS, Params, read_yaml, resolve
+from cddpm_core.params import FIELDS, Params, resolve
+from cddpm_core.presets import read_yaml
 from cddpm_core.runs import Run
 from cddpm_core.trainer import Trainer
 

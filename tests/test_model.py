@@ -12,7 +12,8 @@ from cddpm_core.data import varying_rows
 from cddpm_core.errors import UserError
 from cddpm_core.labels import to_multi_hot
 from cddpm_core.model import ClassConditionedUnet, load_model, make_model, model_for
-from cddpm_core.params import Params, read_yaml, resolve
+from cddpm_core.params import Params, resolve
+from cddpm_core.presets import read_yaml
 
 SMALL = {"class_emb_size": 32, "layers_per_block": 1, "image_size": 32, "attention_head_dim": 8}
 VARIANTS = {

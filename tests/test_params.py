@@ -8,16 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cddpm_core.errors import UserError
-from cddpm_core.params import (
-    FIELDS,
-    Params,
-    coerce,
-    from_notebook,
-    read_yaml,
-    resolve,
-    sampling_arms,
-    to_yaml,
-)
+from cddpm_core.params import FIELDS, Params, coerce, from_notebook, resolve, sampling_arms
+from cddpm_core.presets import read_yaml, to_yaml
 
 PRESETS = sorted((ROOT / "params").glob("*.yaml"))
 

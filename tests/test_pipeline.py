@@ -13,8 +13,9 @@ from PIL import Image
 
 from cddpm_core.evaluator import build_resnet18
 from cddpm_core.labels import OBJECTS
-from cddpm_core.params import read_yaml, resolve
+from cddpm_core.params import resolve
 from cddpm_core.pipeline import EXPERIMENTS, STAGES, with_needs
+from cddpm_core.presets import read_yaml
 from cddpm_core.runs import OUTPUTS
 
 PYTHON = [sys.executable, "-m"]

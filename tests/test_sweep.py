@@ -9,8 +9,9 @@ from conftest import ROOT
 
 from cddpm_core import standin, sweep
 from cddpm_core.evaluation import get_evaluator
-from cddpm_core.params import Params, read_yaml, resolve
+from cddpm_core.params import Params, resolve
 from cddpm_core.pipeline import EXPERIMENTS
+from cddpm_core.presets import read_yaml
 from cddpm_core.runs import OUTPUTS, Run
 from cddpm_core.trainer import DATA_KEYS, TRAIN_KEYS, read_checkpoint
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from cddpm_core import evaluation, standin
 from cddpm_core.data import data_source
-from cddpm_core.params import to_yaml
+from cddpm_core.presets import to_yaml
 from cddpm_core.runs import Run
 from cddpm_core.train import train_run
 from cddpm_core.trainer import read_checkpoint

@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cddpm_core.errors import UserError
-from cddpm_core.params import read_yaml, resolve
+from cddpm_core.params import resolve
 from cddpm_core.pipeline import _set_other_training_aside
+from cddpm_core.presets import read_yaml
 from cddpm_core.runs import Run
 from cddpm_core.sampling import sample
 from cddpm_core.trainer import Trainer, read_checkpoint
