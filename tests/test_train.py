@@ -121,7 +121,6 @@ SAMPLE = """
 import sys, torch
 from accelerate import Accelerator
 from cddpm_core import ConditionDataset, image_seeds, load_trained, sample
-from cddpm_core.params import read_yaml, resolve
 from cddpm_core.runs import Run
 run = Run("one")
 accelerator = Accelerator(cpu=True)
