@@ -137,10 +137,13 @@ def _export(run: Run) -> list[str]:
 
 
 def _results(metrics: dict[str, Any]) -> list[str]:
+    from cddpm_core.facts import GUIDED
+
     data, evaluator, sample = metrics["data"], metrics["evaluator"], metrics["sample"]
     held_out = evaluator.get("heldout_micro")
     marker = evaluator["kind"] + (f", held-out micro {held_out:.4f}" if held_out else "")
-    lines = [f"data: {data['kind']}, {data['images']} images", f"evaluator: {marker}"]
+    guided = GUIDED if sample.get("evaluator_guidance") else ""
+    lines = [f"data: {data['kind']}, {data['images']} images", f"evaluator: {marker}{guided}"]
     lines += [f"{name}: micro {metrics[name]['micro']:.4f}, macro {metrics[name]['macro']:.4f}"
               for name in ("test", "new_test")]
     return [*lines,

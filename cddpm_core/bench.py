@@ -22,28 +22,34 @@ import torch
 from diffusers import DDPMScheduler
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
 
 from cddpm_core.data import ConditionDataset, IclevrDataset, data_source
 from cddpm_core.devices import device_of
 from cddpm_core.evaluation import get_evaluator
 from cddpm_core.evaluator import Evaluator, score
 from cddpm_core.facts import evaluator_facts
-from cddpm_core.model import make_model
+from cddpm_core.model import ClassConditionedUnet, make_model
+from cddpm_core.params import Params
 from cddpm_core.provenance import made_with
 from cddpm_core.race import peak_mib, run_race
 from cddpm_core.runs import Run, progress, write_json
-from cddpm_core.sampling import image_seeds, sample
+from cddpm_core.sampling import image_seeds, sample, sampling_options
+from cddpm_core.scale import run_scale
 from cddpm_core.scenes import render_dataset
 from cddpm_core.trainer import Trainer
 from cddpm_core.training import load_trained
 
-__all__ = ["run_bench"]
+__all__ = ["operations", "run_bench"]
 
 COURSE_IMAGES = 18_009  # images of the course's training set, three a scene
+SIDE, PRODUCTS = 2048, 8  # square matrices, and how often they are multiplied
+PRODUCT = 2 * PRODUCTS * SIDE**3  # floating-point operations of that
 
 
 def run_bench(run: Run, out: Run, *, repeats: int = 3, scenes: int = 200, steps: int = 12,
-              loop_images: int = 2, minutes: float = 3.0) -> dict[str, Any]:
+              loop_images: int = 2, minutes: float = 3.0,
+              factors: Sequence[float] = (0.5, 1, 2)) -> dict[str, Any]:
     """Measure rendering, training and sampling, and write ``bench.json`` to the run ``out``.
 
     Args:
@@ -55,17 +61,20 @@ def run_bench(run: Run, out: Run, *, repeats: int = 3, scenes: int = 200, steps:
             64 conditions is scaled from them.
         minutes: of training for each arm of `race.run_race`, whose results are added; 0
             leaves them out.
+        factors: by which `scale.run_scale` multiplies sizes; none leaves it out.
 
     Each of ``rendering``, ``training_vs_plain_loop`` and ``sampling_vs_seed_loop`` has
     the ``ratio`` (median, least and greatest of the turns), the seconds and the peak
-    resident memory in MiB of both arms.
+    resident memory in MiB of both arms. ``arithmetic`` sets the operations of training a
+    second, as torch counts those of forward and backward pass (two for a multiplication and
+    addition; the optimiser's are not counted), beside those of large matrix products.
     """
     params = run.params()
-    load_trained(run, params)  # a run without a trained network is named before any work
+    model, _ = load_trained(run, params)  # one that is not there is named before any work
     evaluator = get_evaluator(params, run)
     folder = str(data_source(params, run).folder)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with progress(total=6 * repeats, desc="bench", unit="turn") as bar:
+    with progress(total=8 * repeats, desc="bench", unit="turn") as bar:
         one, all_cores = _take_turns(repeats, bar, (_render, scenes, 1), (_render, scenes, cores))
         plain, ours = _take_turns(repeats, bar, (_train_plain, run.name, str(run.outputs), folder,
                                                  steps),
@@ -73,7 +82,10 @@ def run_bench(run: Run, out: Run, *, repeats: int = 3, scenes: int = 200, steps:
         loop, batch = _take_turns(repeats, bar, (_sample_loop, run.name, str(run.outputs),
                                                  loop_images),
                                   (_sample, run.name, str(run.outputs)))
+        products = _take_turns(repeats, bar, *((_multiply, kind, params.device)
+                                               for kind in ("float32", "bfloat16")))
     images, size = 3 * scenes, steps * params.batch_size
+    rate, per_image = size / median(ours["seconds"]), operations(model)
     results = {
         "rendering": {
             "what": f"{images} images of 320x240 in one thread, against {cores}",
@@ -85,7 +97,13 @@ def run_bench(run: Run, out: Run, *, repeats: int = 3, scenes: int = 200, steps:
                     f"params.yaml of {run.name}, images in memory",
             **_compare(plain, ours, "plain_loop", "ours"),
             "images_per_second": {"plain_loop": size / median(plain["seconds"]),
-                                  "ours": size / median(ours["seconds"])}},
+                                  "ours": rate}},
+        "arithmetic": {
+            "training_flops_per_image": per_image, "training_flops_per_second": rate * per_image,
+            "matrix_flops_per_second": {
+                kind: PRODUCT / min(arm["seconds"]) for kind, arm in
+                zip(("float32", "bfloat16"), products, strict=True)},
+            "arithmetic": "bfloat16" if params.mixed_precision == "bf16" else "float32"},
         "sampling_vs_seed_loop": {
             "what": f"64 conditions: one by one, {params.num_train_timesteps} ancestral steps, "
                     f"fp32 ({loop_images} images a turn, scaled to 64), against "
@@ -97,6 +115,9 @@ def run_bench(run: Run, out: Run, *, repeats: int = 3, scenes: int = 200, steps:
         "run": run.name, "data": data_source(params, run).kind,
         "repeats": repeats, "made_with": made_with(params, device_of(params))}
     write_json(out / "bench.json", results)
+    if factors:
+        results["scale"] = run_scale(run, factors=factors)
+        write_json(out / "bench.json", results)
     if minutes:
         results.update(run_race(run, minutes=minutes))
         write_json(out / "bench.json", results)
@@ -170,6 +191,28 @@ def _train(name: str, outputs: str, folder: str, steps: int) -> tuple[float, Non
     return _timed(work)
 
 
+def operations(model: ClassConditionedUnet) -> float:
+    """Return the floating-point operations of a forward and a backward pass for one image."""
+    x_t = torch.zeros(2, *model.x_shape, device=model.device)
+    labels = torch.zeros(2, model.config.num_classes, device=model.device)
+    with FlopCounterMode(display=False) as counter:
+        output = model(x_t, 0, labels)
+        torch.autograd.grad(output.sum(), list(model.parameters()), allow_unused=True)
+    return counter.get_total_flops() / 2
+
+
+def _multiply(kind: str, device: str) -> tuple[float, None]:
+    a = torch.ones(SIDE, SIDE, dtype=getattr(torch, kind),
+                   device=device_of(Params(device=device)))
+
+    def work() -> None:
+        for _ in range(PRODUCTS):
+            product = a @ a
+        float(product[0, 0])
+
+    return _timed(work)
+
+
 @lru_cache
 def _plain(name: str, outputs: str, folder: str) -> tuple[Any, ...]:
     params = Run(name, outputs=Path(outputs)).params()
@@ -209,7 +252,7 @@ def _train_plain(name: str, outputs: str, folder: str, steps: int) -> tuple[floa
 @lru_cache
 def _trained(name: str, outputs: str) -> tuple[Any, ...]:
     run = Run(name, outputs=Path(outputs))
-    params = run.params()
+    params = run.params().replace(evaluator_guidance=0.0)
     labels = torch.cat([ConditionDataset(file).labels for file in ("test", "new_test")])
     return params, *load_trained(run, params), labels
 
@@ -217,9 +260,8 @@ def _trained(name: str, outputs: str) -> tuple[Any, ...]:
 def _sample(name: str, outputs: str) -> tuple[float, Any]:
     params, model, scheduler, labels = _trained(name, outputs)
     seconds, images = _timed(lambda: sample(
-        model, scheduler, labels, image_seeds(params.seed, len(labels)), sampler=params.sampler,
-        num_inference_steps=params.num_inference_steps, guidance_scale=params.guidance_scale,
-        batch_size=params.sample_batch_size, mixed_precision=params.mixed_precision))
+        model, scheduler, labels, image_seeds(params.seed, len(labels)),
+        **sampling_options(params)))
     return seconds, images.numpy()
 
 

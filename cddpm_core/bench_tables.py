@@ -8,7 +8,7 @@ from typing import Any
 from cddpm_core.facts import evaluator_phrase
 from cddpm_core.markdown import code, count, escape, share, table
 
-__all__ = ["bench_table", "race_tables"]
+__all__ = ["arithmetic_text", "bench_table", "race_tables"]
 
 
 def bench_table(bench: Mapping[str, Any]) -> str:
@@ -34,6 +34,20 @@ def bench_table(bench: Mapping[str, Any]) -> str:
         f"{bench['data']} data. "
         f"Micro accuracy of the images drawn in {code('sampling_vs_seed_loop')} "
         f"({evaluator_phrase(micro['evaluator'])}): {found}.", numbers=False)
+
+
+def arithmetic_text(bench: Mapping[str, Any]) -> str:
+    """Return how much of the machine's arithmetic training uses."""
+    part = bench.get("arithmetic")
+    if not part:
+        return ""
+    used, products = part["training_flops_per_second"], part["matrix_flops_per_second"]
+    most = products[part["arithmetic"]]
+    return (f"Training does {part['training_flops_per_image'] / 1e9:.2f} billion floating-point "
+            f"operations an image in its forward and backward pass, {used / 1e9:,.0f} billion a "
+            f"second. Large matrix products reach {products['float32'] / 1e9:,.0f} billion a "
+            f"second in float32 and {products['bfloat16'] / 1e9:,.0f} in bfloat16 on this machine, "
+            f"so that training in {part['arithmetic']} has {used / most:.0%} of what there is.\n")
 
 
 def race_tables(bench: Mapping[str, Any]) -> str:

@@ -19,9 +19,8 @@ from cddpm_core.fitting import Comparison
 from cddpm_core.labels import COLOURS, SHAPES
 from cddpm_core.schedule import alpha_bar, snr
 
-__all__ = ["accuracy_bars", "bench_figure", "comparison_figure", "experiment_curves",
-           "image_statistics", "label_statistics", "runs_figure", "schedule_figure",
-           "training_curves"]
+__all__ = ["accuracy_bars", "comparison_figure", "experiment_curves", "image_statistics",
+           "label_statistics", "runs_figure", "schedule_figure", "training_curves"]
 
 
 @styled
@@ -59,25 +58,6 @@ def comparison_figure(frames: Sequence[Comparison], gain: int = 8) -> Figure:
                              f"in boxes {frame.difference_in_boxes:.1f}", fontsize=7)
     for axis, name in zip(axes[:, 0], ("real", "rendered", f"difference × {gain}"), strict=True):
         axis.set_ylabel(name)
-    return figure
-
-
-@styled
-def bench_figure(bench: Mapping[str, Any]) -> Figure:
-    """Return how many times faster the second arm of each ratio of ``bench.json`` is."""
-    parts = [(name, part["ratio"]) for name, part in bench.items()
-             if isinstance(part, Mapping) and "ratio" in part]
-    figure, axis = plt.subplots(figsize=(WIDTH, 0.6 + 0.4 * len(parts)))
-    for row, (_, ratio) in enumerate(parts):
-        axis.barh(row, ratio["median"], color=BLUE, height=0.6)
-        axis.plot([ratio["least"], ratio["greatest"]], [row, row], color=ORANGE, marker="|")
-        axis.annotate(f"{ratio['median']:.3g} ×", (ratio["greatest"], row), (4, 0), va="center",
-                      textcoords="offset points", fontsize=7)
-    axis.set(xscale="log", xlabel="times faster, median and range of the turns",
-             yticks=range(len(parts)), yticklabels=[name.replace("_", " ") for name, _ in parts])
-    axis.axvline(1, color="black", lw=0.6)
-    axis.margins(x=0.12)
-    axis.invert_yaxis()
     return figure
 
 

@@ -16,7 +16,7 @@ from cddpm_core.evaluator import Evaluator, load_official, score
 from cddpm_core.model import ClassConditionedUnet
 from cddpm_core.params import Params
 from cddpm_core.runs import Run, atomic, progress
-from cddpm_core.sampling import image_seeds, sample
+from cddpm_core.sampling import image_seeds, sample, sampling_options
 from cddpm_core.schedule import sampling_scheduler
 from cddpm_core.standin import stand_in
 
@@ -50,12 +50,9 @@ def draw_and_score(model: ClassConditionedUnet, scheduler: DDPMScheduler, evalua
     with progress(total=batches * len(walk.timesteps), desc=desc, unit="step",
                   disable=desc is None) as bar:
         images = sample(model, scheduler, conditions.labels,
-                        image_seeds(params.seed, len(conditions)), sampler=params.sampler,
-                        num_inference_steps=params.num_inference_steps,
-                        guidance_scale=params.guidance_scale,
-                        batch_size=params.sample_batch_size,
-                        mixed_precision=params.mixed_precision, bar=bar,
-                        accelerator=accelerator)
+                        image_seeds(params.seed, len(conditions)), bar=bar,
+                        accelerator=accelerator,
+                        **sampling_options(params, evaluator.log_likelihood))
     seconds = time.perf_counter() - started
     scored = score(evaluator(evaluator.resized(images)), conditions.label_sets)
     return images, {**scored, "images_per_second": round(len(images) / seconds, 3)}

@@ -78,6 +78,16 @@ class Evaluator:
         """Return the last layer's inputs ``(B, 512)``, also on the CPU, for such images."""
         return self._batched(lambda x: _features(self.model, x), images, 512)
 
+    def log_likelihood(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Return log p(label | image), shape (B,), of all 24 objects there or not.
+
+        Images are (B, 3, H, W) in [-1, 1], labels (B, 24) of 0 and 1; it can be differentiated
+        by the images.
+        """
+        found = self.model(self.resized(images).to(self.device).float())
+        each = functional.binary_cross_entropy(found, labels.to(found), reduction="none")
+        return -each.sum(1).to(images.device)
+
     @staticmethod
     def resized(images: torch.Tensor) -> torch.Tensor:
         """Return images ``(B, 3, H, W)`` as it wants them, ``(B, 3, 64, 64)``."""

@@ -16,12 +16,12 @@ from torch.nn import functional as F
 from cddpm_core.errors import UserError
 from cddpm_core.evaluation import to_uint8
 from cddpm_core.evaluator import Evaluator, score
-from cddpm_core.facts import evaluator_facts, evaluator_phrase
+from cddpm_core.facts import GUIDED, evaluator_facts, evaluator_phrase
 from cddpm_core.figures import grid_image, rescale
 from cddpm_core.labels import OBJECTS, to_multi_hot
 from cddpm_core.model import ClassConditionedUnet
 from cddpm_core.params import Params
-from cddpm_core.sampling import image_seeds, trajectory
+from cddpm_core.sampling import image_seeds, sampling_options, trajectory
 from cddpm_core.schedule import SAMPLERS
 
 __all__ = ["draw", "explorer"]
@@ -39,10 +39,8 @@ def draw(model: ClassConditionedUnet, scheduler: DDPMScheduler, evaluator: Evalu
     """
     started = time.perf_counter()
     moments = trajectory(model, scheduler, to_multi_hot(names), image_seeds(params.seed, 1)[0],
-                         moments=params.denoise_steps, sampler=params.sampler,
-                         num_inference_steps=params.num_inference_steps,
-                         guidance_scale=params.guidance_scale,
-                         mixed_precision=params.mixed_precision)
+                         moments=params.denoise_steps,
+                         **sampling_options(params, evaluator.log_likelihood))
     x_t, x_0 = (torch.stack([moment[key] for moment in moments]) for key in ("x_t", "x_0"))
     pictures = model.denormalise(x_0.to(model.device)).cpu()
     noisy = rescale(x_t) * 2 - 1
@@ -82,7 +80,8 @@ def explorer(model: ClassConditionedUnet, scheduler: DDPMScheduler, evaluator: E
     said = widgets.HTML()
     for widget, name in ((image, "drawn-image"), (film, "drawn-film"), (said, "drawn-score")):
         widget.add_class(name)
-    about = evaluator_phrase(evaluator_facts(evaluator))
+    about = (evaluator_phrase(evaluator_facts(evaluator))
+             + (GUIDED if params.evaluator_guidance else ""))
 
     def show(_: Any = None) -> None:
         names = sorted({w.value for w in objects} - {NOTHING}, key=OBJECTS.index)

@@ -13,8 +13,12 @@ from cddpm_core.markdown import code, share
 from cddpm_core.params import FIELDS, Params
 from cddpm_core.runs import Run, project_root
 
-__all__ = ["Facts", "command", "evaluator_facts", "evaluator_phrase", "needs", "read_facts",
-           "score_facts"]
+__all__ = ["GUIDED", "Facts", "command", "evaluator_facts", "evaluator_phrase", "needs",
+           "read_facts", "score_facts"]
+
+
+# Said of every figure and table of a run whose images the evaluator has helped to draw.
+GUIDED = "; images drawn with guidance by that evaluator, so that its scores say little"
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,8 @@ class Facts:
         kind = self.metrics.get("data", {}).get("kind")
         data = {"real": "real i-CLEVR images", "rendered": "rendered scenes"}.get(
             kind, "data not described yet")
-        return f"{data}; {evaluator_phrase(self.metrics.get('evaluator', {}))}"
+        guided = GUIDED if self.params.evaluator_guidance else ""
+        return f"{data}; {evaluator_phrase(self.metrics.get('evaluator', {}))}{guided}"
 
 
 def read_facts(run: Run, params: Params) -> Facts:

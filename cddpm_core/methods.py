@@ -193,13 +193,23 @@ def sampling_text(params: Params) -> str:
                 "\n\n" r"with $x'_s$ from a first step by $\hat\epsilon_\theta(x_t, t)$ alone. "
                 "All steps but the last so ask the network twice.",
     }[params.sampler]
+    low, high = params.guidance_interval
+    where = "" if (low, high) == (0, 1) else (
+        f" at the timesteps from {low:g} to {high:g} of $T$, and without guidance at the others")
     guided = "" if params.guidance_scale == 1 else (
-        "\n\nThe prediction is guided without a classifier, with "
+        f"\n\nThe prediction is guided without a classifier{where}, with "
         f"$w = {params.guidance_scale:g}$:\n\n"
         r"$$\hat f = f_\theta(x_t, t, \varnothing) + w \left( f_\theta(x_t, t, y) - "
         r"f_\theta(x_t, t, \varnothing) \right) .$$")
+    judged = "The evaluator takes no part in sampling." if not params.evaluator_guidance else (
+        "**The evaluator that scores the images also guides them**: at each step it pulls the "
+        f"predicted image to where the label is likelier, with $s = {params.evaluator_guidance:g}$:"
+        "\n\n"
+        r"$$\hat x_0 \leftarrow \hat x_0 + s\,(1 - \bar\alpha_t)\,\nabla_{\hat x_0} \log "
+        r"p(y \mid \hat x_0) .$$"
+        "\n\nIts scores of these images say little about what the network has learned.")
     return (f"{walk}{guided}\n\nEach image has a random generator of its own, so that it does "
-            "not depend on the batch it is drawn in. The evaluator takes no part in sampling.\n")
+            f"not depend on the batch it is drawn in. {judged}\n")
 
 
 @needs("evaluator", "train")

@@ -114,9 +114,14 @@ class Params:
     max_steps: int = _key(0, "stop after this many steps, to be resumed; 0: no limit",
                           low=0, high=1_000_000_000)
 
-    sampler: str = _key("sde_dpm_solver++", "sampler", choices=SAMPLER_NAMES)
-    num_inference_steps: int = _key(50, "steps of the sampler", low=1, high=1_000_000)
-    guidance_scale: float = _key(4.0, "classifier-free guidance; 1: none", low=0.0, high=1_000)
+    sampler: str = _key("dpm_solver++", "sampler", choices=SAMPLER_NAMES)
+    num_inference_steps: int = _key(20, "steps of the sampler", low=1, high=1_000_000)
+    guidance_scale: float = _key(3.0, "classifier-free guidance; 1: none", low=0.0, high=1_000)
+    guidance_interval: list[float] = _key(
+        [0.0, 1.0], "shares of T between which it guides", low=0.0, high=1.0)
+    evaluator_guidance: float = _key(
+        0.0, "guidance by the evaluator itself, and labelled so; 0: none",
+        low=0.0, high=1_000_000)
     sample_batch_size: int = _key(32, "images sampled at once", low=1, high=65_536)
 
     experiments: list[str] = _key([], "experiments that make report includes",
@@ -194,6 +199,9 @@ def _check_together(p: Params) -> None:
             f"guidance_scale: {p.guidance_scale:g} needs a model that has seen dropped labels, "
             "expected label_drop above 0 or guidance_scale 1"
         )
+    if len(p.guidance_interval) != 2 or p.guidance_interval[0] > p.guidance_interval[1]:
+        raise UserError("guidance_interval: expected two shares of T, the lower one first, found "
+                        f"{p.guidance_interval}")
     if p.loss_weighting == "velocity" and p.prediction_type == "epsilon":
         raise UserError(
             "loss_weighting: velocity weighs an error of epsilon without bound in pure noise, "

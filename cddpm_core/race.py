@@ -27,10 +27,10 @@ from cddpm_core.labels import OBJECTS, read_train, to_multi_hot
 from cddpm_core.params import Params, resolve
 from cddpm_core.presets import read_yaml
 from cddpm_core.runs import Run, progress, project_root
-from cddpm_core.sampling import image_seeds, sample
+from cddpm_core.sampling import image_seeds, sample, sampling_options
 from cddpm_core.trainer import Trainer
 
-__all__ = ["peak_mib", "run_race", "train_for"]
+__all__ = ["in_its_own_process", "peak_mib", "run_race", "train_for"]
 
 PEER = "denoising_diffusion_pytorch"
 SINGLES = [(name,) for name in OBJECTS for _ in range(2)]  # each object twice
@@ -46,7 +46,7 @@ def run_race(run: Run, *, minutes: float) -> dict[str, Any]:
     the run's recipe, and the class-conditional network of denoising-diffusion-pytorch with that
     package's own objective, optimiser settings and guidance, if it is installed.
     """
-    ours = run.params()
+    ours = run.params().replace(evaluator_guidance=0.0)
     tutorial = resolve(read_yaml(project_root() / "params/tutorial.yaml")).replace(
         sampler="ddim", num_inference_steps=50, device=ours.device)
     as_written = tutorial.replace(batch_size=8, learning_rate=1e-5)
@@ -70,7 +70,7 @@ def run_race(run: Run, *, minutes: float) -> dict[str, Any]:
         for name, arms in (("recipe_vs_seed_recipe", all_arms), ("against_peer", single_arms)):
             found[name] = {"minutes": minutes, "evaluator": evaluator_facts(evaluator), "arms": {}}
             for arm, (what, train, params, single, sets) in arms.items():
-                made = _in_its_own_process(train, params, folder, single, minutes, sets)
+                made = in_its_own_process(train, params, folder, single, minutes, sets)
                 found[name]["arms"][arm] = {"what": what, **_scored(made, evaluator, sets)}
                 bar.update()
     if "peer" not in single_arms:
@@ -85,7 +85,8 @@ def peak_mib() -> float:
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
 
 
-def _in_its_own_process(work: Callable, *arguments: Any) -> dict[str, Any]:
+def in_its_own_process(work: Callable, *arguments: Any) -> dict[str, Any]:
+    """Return the dict that ``work`` of the arguments returns, and ``peak_mib`` of its process."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         made = pool.submit(work, *arguments).result()
         return {**made, "peak_mib": pool.submit(peak_mib).result()}
@@ -124,9 +125,7 @@ def _ours(params: Params, folder: str, single: bool, minutes: float,
     train_for(trainer, 60 * minutes)
     labels = torch.stack([to_multi_hot(names) for names in sets])
     drawn = sample(trainer.averaged(), trainer.scheduler, labels, image_seeds(0, len(labels)),
-                   sampler=params.sampler, num_inference_steps=params.num_inference_steps,
-                   guidance_scale=params.guidance_scale, batch_size=params.sample_batch_size,
-                   mixed_precision=params.mixed_precision)
+                   **sampling_options(params))
     return {"steps": trainer.step, "images": trainer.step * params.batch_size,
             "parameters": sum(w.numel() for w in trainer.weights), "drawn": drawn.numpy()}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -16,11 +17,19 @@ from diffusers import DDPMScheduler
 from tqdm import tqdm
 
 from cddpm_core.model import ClassConditionedUnet
-from cddpm_core.schedule import predicted_epsilon, predicted_x_0, sampling_scheduler
+from cddpm_core.params import Params
+from cddpm_core.schedule import (
+    alpha_bar,
+    predicted_epsilon,
+    predicted_x_0,
+    sampling_scheduler,
+    target,
+)
 
-__all__ = ["Callback", "autocast", "image_seeds", "sample", "trajectory"]
+__all__ = ["Callback", "autocast", "image_seeds", "sample", "sampling_options", "trajectory"]
 
 Callback = Callable[[dict], None]
+Likelihood = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def image_seeds(seed: int, count: int) -> list[int]:
@@ -34,10 +43,26 @@ def autocast(device: torch.device | str, mixed_precision: str) -> torch.autocast
                           enabled=mixed_precision == "bf16")
 
 
+def sampling_options(params: Params, likelihood: Likelihood | None = None) -> dict[str, Any]:
+    """Return the arguments of `sample` that a run's parameters set.
+
+    ``likelihood`` is that of the evaluator, and is left out unless the parameters ask for
+    guidance by it.
+    """
+    return {"sampler": params.sampler, "num_inference_steps": params.num_inference_steps,
+            "guidance_scale": params.guidance_scale,
+            "guidance_interval": params.guidance_interval,
+            "evaluator_guidance": params.evaluator_guidance,
+            "likelihood": likelihood if params.evaluator_guidance else None,
+            "batch_size": params.sample_batch_size, "mixed_precision": params.mixed_precision}
+
+
 @torch.no_grad()
 def sample(model: ClassConditionedUnet, scheduler: DDPMScheduler, labels: torch.Tensor,
            seeds: Sequence[int], *, sampler: str = "ddpm", num_inference_steps: int | None = None,
-           guidance_scale: float = 1.0, batch_size: int = 32, mixed_precision: str = "no",
+           guidance_scale: float = 1.0, guidance_interval: Sequence[float] = (0.0, 1.0),
+           evaluator_guidance: float = 0.0, likelihood: Likelihood | None = None,
+           batch_size: int = 32, mixed_precision: str = "no",
            callback: Callback | None = None, bar: tqdm | None = None,
            accelerator: Accelerator | None = None) -> torch.Tensor:
     """Return images drawn for labels, float (N, 3, H, W) in [-1, 1], on the CPU.
@@ -51,6 +76,14 @@ def sample(model: ClassConditionedUnet, scheduler: DDPMScheduler, labels: torch.
         num_inference_steps: steps of the sampler; all T by default.
         guidance_scale: w of ``o_null + w (o_label - o_null)`` (Ho & Salimans
             2022); 1 samples the conditional model alone.
+        guidance_interval: the timesteps with that guidance, from and up to such shares of T
+            (Kynkäänniemi et al. 2024); at all others the conditional model is asked alone.
+        evaluator_guidance: s of ``x_0 + s v_t grad log p(label | x_0)``, by which a classifier
+            pulls at the predicted x_0 (Dhariwal & Nichol 2021, with the variance of x_0 given x_t
+            as for x_0 of unit variance, v_t = 1 - alpha_bar_t; Bansal et al. 2023). Images that
+            the evaluator has had a hand in say little when it scores them.
+        likelihood: log p(label | image), shape (B,), for images (B, 3, H, W) in [-1, 1] and
+            labels (B, 24), differentiable; needed for ``evaluator_guidance``.
         batch_size: images drawn at once.
         mixed_precision: ``no`` or ``bf16`` arithmetic of the network.
         callback: called at each step with ``step``, ``timestep``, ``x_t``
@@ -60,8 +93,20 @@ def sample(model: ClassConditionedUnet, scheduler: DDPMScheduler, labels: torch.
     """
     if len(labels) != len(seeds):
         raise ValueError(f"expected one seed an image, found {len(seeds)} for {len(labels)} labels")
+    if evaluator_guidance and likelihood is None:
+        raise ValueError("evaluator_guidance needs the evaluator's likelihood, found none")
     model.check_labels(labels)
-    steps = num_inference_steps or scheduler.config.num_train_timesteps
+    last = scheduler.config.num_train_timesteps
+    low, high = guidance_interval
+
+    def guided(x_t: torch.Tensor, t: int, y: torch.Tensor) -> torch.Tensor:
+        scale = guidance_scale if low <= t / last < high else 1.0
+        output = _guided(model, x_t, t, y, scale, mixed_precision)
+        if not evaluator_guidance:
+            return output
+        return _pulled(model, scheduler, output, x_t, t, y, evaluator_guidance, likelihood)
+
+    steps = num_inference_steps or last
     model.eval()
     share = range(len(labels))
     if accelerator is not None:
@@ -72,16 +117,14 @@ def sample(model: ClassConditionedUnet, scheduler: DDPMScheduler, labels: torch.
         part = list(share[start:start + batch_size])
         images.extend(_sample_batch(model, sampling_scheduler(scheduler, sampler, steps),
                                     scheduler, labels[part].to(model.device),
-                                    [seeds[i] for i in part],
-                                    guidance_scale, mixed_precision, callback, bar))
+                                    [seeds[i] for i in part], guided, callback, bar))
     if accelerator is not None:
         # A process too many repeats the last image.
         images = gather_object(images)[:len(labels)]
     return torch.stack(images)
 
 
-def _sample_batch(model, walk, scheduler, labels, seeds, guidance_scale, mixed_precision,
-                  callback, bar) -> torch.Tensor:
+def _sample_batch(model, walk, scheduler, labels, seeds, guided, callback, bar) -> torch.Tensor:
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     x_t = torch.stack([torch.randn(model.x_shape, generator=g) for g in generators])
     state = x_t.to(model.device) * walk.init_noise_sigma
@@ -90,7 +133,7 @@ def _sample_batch(model, walk, scheduler, labels, seeds, guidance_scale, mixed_p
     for index, timestep in enumerate(walk.timesteps):
         t = int(timestep)
         x_t = walk.scale_model_input(state, timestep)
-        output = _guided(model, x_t, t, labels, guidance_scale, mixed_precision)
+        output = guided(x_t, t, labels)
         if callback is not None:
             callback({"step": index, "timestep": t, "x_t": x_t.cpu(),
                       "x_0": predicted_x_0(scheduler, output, x_t, t).cpu()})
@@ -109,6 +152,19 @@ def _guided(model, x_t, timestep, labels, guidance_scale, mixed_precision) -> to
         both = model(torch.cat([x_t, x_t]), timestep, torch.cat([labels, torch.zeros_like(labels)]))
     conditional, unconditional = both.float().chunk(2)
     return unconditional + guidance_scale * (conditional - unconditional)
+
+
+def _pulled(model, scheduler, output, x_t, timestep, labels, scale, likelihood) -> torch.Tensor:
+    """The output whose x_0 is that of ``output``, pulled to where the label is likelier."""
+    x_0 = predicted_x_0(scheduler, output, x_t, timestep)
+    with torch.enable_grad():
+        wanted = x_0.detach().requires_grad_()
+        total = likelihood(model.denormalise(wanted), labels).sum()
+        pull, = torch.autograd.grad(total, wanted)
+    a = alpha_bar(scheduler)[timestep].item()
+    x_0 = x_0 + scale * (1 - a) * pull
+    epsilon = (x_t - a**0.5 * x_0) / (1 - a) ** 0.5
+    return target(scheduler, x_0, epsilon, torch.full((len(x_t),), timestep, device=x_t.device))
 
 
 def trajectory(model: ClassConditionedUnet, scheduler: DDPMScheduler, label: torch.Tensor,

@@ -4,9 +4,10 @@ import pytest
 from conftest import ROOT
 
 from cddpm_core import evaluation, standin
-from cddpm_core.bench import _compare, run_bench
+from cddpm_core.bench import _compare, operations, run_bench
 from cddpm_core.data import IclevrDataset, data_source
 from cddpm_core.errors import UserError
+from cddpm_core.model import make_model
 from cddpm_core.runs import Run
 from cddpm_core.training import train
 
@@ -27,7 +28,7 @@ def trained(tiny, tmp_path, monkeypatch):
 def test_bench_writes_ratios_with_their_range(trained):
     out = Run("bench", outputs=trained.outputs)
     found = run_bench(trained, out, repeats=2, scenes=2, steps=1, loop_images=1,
-                      minutes=0)
+                      minutes=0, factors=(1,))
     assert json.loads((out / "bench.json").read_text()) == json.loads(json.dumps(found))
     for name in ("rendering", "training_vs_plain_loop", "sampling_vs_seed_loop"):
         part = found[name]
@@ -38,6 +39,25 @@ def test_bench_writes_ratios_with_their_range(trained):
     micro = found["sampling_vs_seed_loop"]["micro"]
     assert micro["evaluator"]["kind"] == "stand-in" and 0 <= micro["ours"] <= 1
     assert found["made_with"]["torch"]
+    arithmetic = found["arithmetic"]
+    assert 0 < arithmetic["training_flops_per_second"] < max(
+        arithmetic["matrix_flops_per_second"].values())
+    assert {name: [arm["grows"] for arm in arms] for name, arms in found["scale"].items()} == {
+        "training": ["class_emb_size", "image_size", "batch_size"],
+        "sampling": ["num_inference_steps", "sample_batch_size"]}
+    assert all(arm["seconds_per_image"] > 0 and arm["peak_mib"] > 50
+               for arms in found["scale"].values() for arm in arms)
+
+
+def test_operations_are_those_of_the_products(tiny):
+    params = tiny.replace(backbone="unet", blocks=[0], channels=[1], conditioning="class_embedding",
+                          patch_size=1, image_size=8, layers_per_block=1, trim_rows=False)
+    half = operations(make_model(params))
+    double = operations(make_model(params.replace(image_size=16)))
+    # Four times the places, whose attention grows faster, and the layers of the embeddings once.
+    assert 3 * half < double < 16 * half
+    # The first convolution alone: forward, and backward by its weights.
+    assert half > 2 * 2 * 64 * 9 * 3 * 8
 
 
 def test_ratios_are_of_neighbouring_turns():

@@ -53,7 +53,7 @@ def test_every_control_draws_anew(parts, tiny):
     before = picture(image)
     assert before.shape == (256, 256, 3)
     for name, value in (("object 2", "gray cube"), ("seed", 5), ("guidance", 2.0), ("steps", 3),
-                        ("sampler", "dpm_solver++")):
+                        ("sampler", "sde_dpm_solver++")):
         found(panel, name)[0].value = value
         now = picture(image)
         assert not np.array_equal(before, now), name
@@ -75,4 +75,4 @@ def test_what_cannot_be_drawn_is_said_beside_the_controls(parts, tiny):
 
 def test_a_preset_that_samples_ancestrally_begins_with_a_faster_way(parts, tiny):
     panel = explorer(*parts, tiny.replace(sampler="ddpm", num_inference_steps=20))
-    assert found(panel, "sampler")[0].value == "sde_dpm_solver++"
+    assert found(panel, "sampler")[0].value == "dpm_solver++"

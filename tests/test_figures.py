@@ -5,9 +5,9 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
+from cddpm_core.bench_charts import bench_figure, scale_figure
 from cddpm_core.charts import (
     accuracy_bars,
-    bench_figure,
     experiment_curves,
     image_statistics,
     label_statistics,
@@ -161,6 +161,21 @@ def test_the_bench_figure_has_a_bar_with_its_range_for_each_ratio():
     assert [bar.get_width() for bar in axis.patches] == [200.0, 2.0]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["a vs b", "c vs d"]
     assert texts(figure) == ["200 ×", "2 ×"] and axis.get_xscale() == "log"
+    plt.close(figure)
+
+
+def test_the_scale_figure_has_a_panel_for_each_thing_that_grows():
+    def arm(key, value):
+        return {"grows": key, "value": value, "seconds_per_image": value / 1e4, "peak_mib": 2048}
+
+    figure = scale_figure({"training": [arm("image_size", 128), arm("image_size", 64),
+                                        arm("batch_size", 32)],
+                           "sampling": [arm("num_inference_steps", 20)]})
+    shown = [axis for axis in figure.axes if axis.get_visible() and axis.get_xlabel()]
+    assert [axis.get_xlabel() for axis in shown] == ["side of the image", "batch", "sampler steps"]
+    assert shown[0].lines[0].get_xydata().tolist() == [[64, 6.4], [128, 12.8]]
+    memory = [axis for axis in figure.axes if axis not in shown and axis.lines]
+    assert [line.get_ydata().tolist() for line in memory[0].lines] == [[2, 2]]
     plt.close(figure)
 
 

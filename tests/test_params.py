@@ -88,7 +88,7 @@ def test_bad_values_are_named_in_one_sentence(key, value, words):
     ({"image_size": 60}, "image_size: expected a multiple of 8"),
     ({"num_train_timesteps": 10}, "num_inference_steps: expected at most"),
     ({"prediction_type": "epsilon"}, "loss_weighting: velocity weighs an error of epsilon"),
-    ({"label_drop": 0}, "guidance_scale: 4 needs a model that has seen dropped labels"),
+    ({"label_drop": 0}, "guidance_scale: 3 needs a model that has seen dropped labels"),
     ({"sampler": "ddpm"}, "sampler: ddpm walks all timesteps"),
 ])
 def test_values_that_do_not_go_together(values, words):

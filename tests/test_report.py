@@ -62,6 +62,14 @@ BENCH = {
               "seconds": {"one": [2.0], "two": [1.0]}, "peak_mib": {"one": 1234.5, "two": 678.0}}
        for name in ("rendering", "training_vs_plain_loop", "sampling_vs_seed_loop")},
     "run": "quick", "data": "rendered", "repeats": 3,
+    "arithmetic": {"training_flops_per_image": 1.25e9, "training_flops_per_second": 1.1e11,
+                   "matrix_flops_per_second": {"float32": 1.3e11, "bfloat16": 2.2e11},
+                   "arithmetic": "bfloat16"},
+    "scale": {"training": [{"grows": key, "value": 64, "seconds_per_image": 0.01,
+                            "parameters": 5, "peak_mib": 900.0}
+                           for key in ("class_emb_size", "image_size", "batch_size")],
+              "sampling": [{"grows": "num_inference_steps", "value": 20,
+                            "seconds_per_image": 0.08, "parameters": 5, "peak_mib": 900.0}]},
     "made_with": {"machine": "a processor, 2 cores, 24 GiB"}}
 BENCH["sampling_vs_seed_loop"]["micro"] = {
     "evaluator": EVALUATOR, "ours": 0.8125, "seed_loop, first 2": 0.5}

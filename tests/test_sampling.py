@@ -10,7 +10,7 @@ from cddpm_core.errors import UserError
 from cddpm_core.labels import to_multi_hot
 from cddpm_core.model import ClassConditionedUnet, make_model
 from cddpm_core.params import Params
-from cddpm_core.sampling import autocast, image_seeds, sample, trajectory
+from cddpm_core.sampling import autocast, image_seeds, sample, sampling_options, trajectory
 from cddpm_core.schedule import SAMPLERS, alpha_bar, make_scheduler, predicted_x_0, target
 
 # T and the steps of each sampler: ddpm walks all of T = 20.
@@ -216,3 +216,36 @@ def test_more_objects_than_the_network_knows_are_one_sentence(model, scheduler):
     label = to_multi_hot(["red cube", "blue cube", "gray cube", "cyan cube"])
     with pytest.raises(UserError, match="one names 4 objects, expected at most 3"):
         sample(model, scheduler, label[None], [1])
+
+
+def test_guidance_outside_its_interval_is_none(model, scheduler):
+    options = {"sampler": "ddim", "num_inference_steps": 10}
+    alone = sample(model, scheduler, LABELS, [5, 6, 7], **options)
+    full = sample(model, scheduler, LABELS, [5, 6, 7], guidance_scale=4.0, **options)
+    none = sample(model, scheduler, LABELS, [5, 6, 7], guidance_scale=4.0,
+                  guidance_interval=(0.5, 0.5), **options)
+    part = sample(model, scheduler, LABELS, [5, 6, 7], guidance_scale=4.0,
+                  guidance_interval=(0.4, 0.8), **options)
+    assert torch.equal(none, alone) and not torch.equal(full, alone)
+    assert not torch.equal(part, alone) and not torch.equal(part, full)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_guidance_by_an_evaluator_raises_its_likelihood(tiny, model, kind):
+    scheduler = make_scheduler(tiny.replace(prediction_type=kind, loss_weighting="uniform"))
+
+    def likelihood(images, labels):  # of images that are bright where the label says so
+        return -(images.mean((1, 2, 3)) - labels.sum(1) / 10).square()
+
+    options = {"sampler": "ddim", "num_inference_steps": 10}
+    alone = sample(model, scheduler, LABELS, [5, 6, 7], **options)
+    asked = sample(model, scheduler, LABELS, [5, 6, 7], evaluator_guidance=3000.0,
+                   likelihood=likelihood, **options)
+    assert (likelihood(asked, LABELS) > likelihood(alone, LABELS)).all()
+    with pytest.raises(ValueError, match="needs the evaluator's likelihood"):
+        sample(model, scheduler, LABELS, [5, 6, 7], evaluator_guidance=1.0, **options)
+
+
+def test_the_evaluator_is_left_out_unless_it_is_asked_for():
+    assert sampling_options(Params(), len)["likelihood"] is None
+    assert sampling_options(Params(evaluator_guidance=2.0), len)["likelihood"] is len

@@ -1,0 +1,70 @@
+"""Charts of ``bench.json``: what is faster, and how cost grows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from cddpm_core.figures import BLUE, ORANGE, WIDTH, styled
+
+__all__ = ["bench_figure", "scale_figure"]
+
+GROWS = {"class_emb_size": "width (class_emb_size)", "image_size": "side of the image",
+         "batch_size": "batch", "num_inference_steps": "sampler steps",
+         "sample_batch_size": "batch"}
+
+
+@styled
+def bench_figure(bench: Mapping[str, Any]) -> Figure:
+    """Return how many times faster the second arm of each ratio of ``bench.json`` is."""
+    parts = [(name, part["ratio"]) for name, part in bench.items()
+             if isinstance(part, Mapping) and "ratio" in part]
+    figure, axis = plt.subplots(figsize=(WIDTH, 0.6 + 0.4 * len(parts)))
+    for row, (_, ratio) in enumerate(parts):
+        axis.barh(row, ratio["median"], color=BLUE, height=0.6)
+        axis.plot([ratio["least"], ratio["greatest"]], [row, row], color=ORANGE, marker="|")
+        axis.annotate(f"{ratio['median']:.3g} ×", (ratio["greatest"], row), (4, 0), va="center",
+                      textcoords="offset points", fontsize=7)
+    axis.set(xscale="log", xlabel="times faster, median and range of the turns",
+             yticks=range(len(parts)), yticklabels=[name.replace("_", " ") for name, _ in parts])
+    axis.axvline(1, color="black", lw=0.6)
+    axis.margins(x=0.12)
+    axis.invert_yaxis()
+    return figure
+
+
+@styled
+def scale_figure(scale: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """Return time and memory of training (above) and sampling (below) against what grows.
+
+    ``scale`` is what `scale.run_scale` returns.
+    """
+    panels = {name: list(dict.fromkeys(arm["grows"] for arm in arms))
+              for name, arms in scale.items()}
+    columns = max(map(len, panels.values()))
+    figure, axes = plt.subplots(len(panels), columns, squeeze=False, sharey="row",
+                                figsize=(WIDTH, 2.1 * len(panels) + 0.3))
+    for row, (name, keys) in zip(axes, panels.items(), strict=True):
+        row[0].set_ylabel(f"{name}, ms an image")
+        for axis in row[len(keys):]:
+            axis.set_visible(False)
+        for axis, key in zip(row, keys, strict=False):
+            arms = sorted((arm for arm in scale[name] if arm["grows"] == key),
+                          key=lambda arm: arm["value"])
+            at = [arm["value"] for arm in arms]
+            axis.plot(at, [1000 * arm["seconds_per_image"] for arm in arms], "o-", color=BLUE,
+                      markersize=3)
+            axis.set(xscale="log", yscale="log", xticks=at, xticklabels=map(str, at),
+                     xlabel=GROWS[key])
+            axis.tick_params(axis="x", which="minor", bottom=False)
+            memory = axis.twinx()
+            memory.plot(at, [arm["peak_mib"] / 1024 for arm in arms], "s--", color=ORANGE,
+                        markersize=3)
+            memory.set_ylim(bottom=0)
+            memory.grid(False)
+            memory.tick_params(axis="y", colors=ORANGE)
+        memory.set_ylabel("peak memory, GiB", color=ORANGE)
+    return figure
