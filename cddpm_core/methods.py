@@ -141,6 +141,11 @@ def objective_text(params: Params) -> str:
 
 
 def _weight_text(params: Params) -> str:
+    if params.loss_weighting == "balanced":
+        return ("The weight $w_t$ is the inverse of the mean error that images near the timestep "
+                "$t$ have had so far, times that of all: every noise level counts the same, the "
+                "high ones, where little is to be known, no more than the low ones, which make "
+                "the picture sharp.")
     ratio = r"\bar\alpha_t / (1 - \bar\alpha_t)"
     kind = ("that of $v$" if params.loss_weighting == "velocity"
             else "its signal-to-noise ratio")

@@ -87,8 +87,8 @@ class Params:
     timestep_sampling: str = _key("logit_normal", "distribution of the timesteps trained on",
                                   choices=("uniform", "logit_normal"))
     timestep_shift: float = _key(1.3, "mean of the logit for logit_normal timesteps")
-    loss_weighting: str = _key("velocity", "weight of each noise level in the loss",
-                               choices=("uniform", "velocity", "min_snr"))
+    loss_weighting: str = _key("balanced", "weight of each noise level in the loss",
+                               choices=("uniform", "velocity", "min_snr", "balanced"))
     loss_weight_max: float = _key(20.0, "gamma, the greatest weight of an error of x_0", low=0.1)
 
     epochs: int = _key(5, "passes over the training images", low=1, high=1_000_000)

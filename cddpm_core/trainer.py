@@ -19,6 +19,7 @@ from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from torch.nn.utils import get_total_norm
 
+from cddpm_core.balance import Balance
 from cddpm_core.data import IclevrDataset
 from cddpm_core.devices import SideBySide, device_of, summed
 from cddpm_core.errors import UserError, shown
@@ -78,6 +79,8 @@ class Trainer:
         self.total_steps = math.ceil(params.epochs * len(dataset) / params.batch_size)
         self.step, self.seconds, self.skipped, self.in_a_row = 0, 0.0, 0, 0
         self.losses: list[float] = []
+        self.balance = (Balance(params.num_train_timesteps)
+                        if params.loss_weighting == "balanced" else None)
         self._order: tuple[int, np.ndarray] | None = None
 
     @property
@@ -113,8 +116,9 @@ class Trainer:
         epsilon = torch.randn((count, *x_0.shape[1:]), generator=generator)[mine].to(device)
         kept = (torch.rand(count, 1, generator=generator)[mine] >= p.label_drop).float()
         x_t = self.scheduler.add_noise(x_0, epsilon, timesteps)
-        weight = loss_weight(self.scheduler, timesteps, p.loss_weighting, p.loss_weight_max)
-        loss = self._set_gradients(
+        weight = (self.balance.weight(timesteps) if self.balance else
+                  loss_weight(self.scheduler, timesteps, p.loss_weighting, p.loss_weight_max))
+        loss, tally = self._set_gradients(
             x_t, timesteps, (labels * kept).to(device),
             target(self.scheduler, x_0, epsilon, timesteps), weight.to(device) / count)
         norm = get_total_norm([w.grad for w in self.weights if w.grad is not None])
@@ -123,6 +127,8 @@ class Trainer:
             self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
             return loss
         self.in_a_row = 0
+        if self.balance:
+            self.balance.update(tally)
         factor = lr_factor(self.step - 1, self.total_steps, p)
         for optimizer, peaks in zip(self.optimizers, self.peaks, strict=True):
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
@@ -138,8 +144,8 @@ class Trainer:
         index, count = (a.process_index, a.num_processes) if a else (0, 1)
         return slice(*(i * self.params.batch_size // count for i in (index, index + 1)))
 
-    def _set_gradients(self, *batch: torch.Tensor) -> torch.Tensor:
-        """Set each weight's gradient, of all processes together, and return their loss."""
+    def _set_gradients(self, *batch: torch.Tensor) -> list[torch.Tensor]:
+        """Set each weight's gradient, of all processes together; return their loss and tally."""
         passes = min(self.params.gradient_accumulation_steps, len(batch[0]))
         total: list[torch.Tensor | None] = []
         for part in zip(*(tensor.tensor_split(passes) for tensor in batch), strict=True):
@@ -151,17 +157,19 @@ class Trainer:
         if self.accelerator and self.accelerator.num_processes > 1:
             sums = iter(summed(self.accelerator, [t for t in total if t is not None]))
             total = [None if t is None else next(sums) for t in total]
-        loss, *gradients = total
+        loss, tally, *gradients = total
         for weight, gradient in zip(self.weights, gradients, strict=True):
             weight.grad = gradient
-        return loss
+        return [loss, tally]
 
     def _gradients(self, x_t, timesteps, labels, wanted, weight):
-        """Return the loss of a part of the batch, and its gradient by each weight or None."""
+        """Return loss and tally of a part of the batch, and its gradient by each weight or None."""
         with autocast(self.device, self.params.mixed_precision):
             output = self.model(x_t, timesteps, labels)
-        loss = (((output.float() - wanted) ** 2).mean((1, 2, 3)) * weight).sum()
-        return [loss.detach(), *torch.autograd.grad(loss, self.weights, allow_unused=True)]
+        errors = ((output.float() - wanted) ** 2).mean((1, 2, 3))
+        loss = (errors * weight).sum()
+        tally = self.balance.tally(timesteps, errors.detach()) if self.balance else None
+        return [loss.detach(), tally, *torch.autograd.grad(loss, self.weights, allow_unused=True)]
 
     def averaged(self) -> ClassConditionedUnet:
         """Return a copy of the model with the averaged weights, ready to sample."""
@@ -181,6 +189,8 @@ class Trainer:
                  "skipped": self.skipped, "losses": self.losses,
                  "model": self.model.state_dict(), "ema": self.ema.state_dict(),
                  "optimizers": [o.state_dict() for o in self.optimizers]}
+        if self.balance:
+            state["balance"] = {"means": self.balance.means, "counts": self.balance.counts}
         with atomic(path) as temporary:
             try:
                 torch.save(state, temporary)
@@ -220,6 +230,10 @@ class Trainer:
             optimizer.load_state_dict(saved)
             pairs += [(moment, weight) for weight, moments in optimizer.state.items()
                       for moment in moments.values() if moment.ndim]
+        if self.balance:
+            saved = state["balance"]
+            pairs += [(self.balance.means, saved["means"]), (self.balance.counts, saved["counts"])]
+            self.balance.means, self.balance.counts = saved["means"], saved["counts"]
         if any(a.shape != b.shape for a, b in pairs):
             raise ValueError("the average or the optimisers are of other weights")
         self.step, self.seconds = state["step"], float(state["seconds"])

@@ -16,7 +16,7 @@ from cddpm_core.data import IclevrDataset
 from cddpm_core.params import Params
 from cddpm_core.runs import Run
 from cddpm_core.scenes import render_dataset
-from cddpm_core.schedule import loss_weight
+from cddpm_core.schedule import target
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -92,11 +92,11 @@ def poison(monkeypatch):
     """Steps, counted from 0, whose loss is made NaN."""
     bad, seen = set(), []
 
-    def weight(*args):
+    def wanted(*args):
         seen.append(None)
-        return loss_weight(*args) * (math.nan if len(seen) - 1 in bad else 1)
+        return target(*args) * (math.nan if len(seen) - 1 in bad else 1)
 
-    monkeypatch.setattr(trainer, "loss_weight", weight)
+    monkeypatch.setattr(trainer, "target", wanted)
     return bad
 
 

@@ -87,7 +87,8 @@ def test_bad_values_are_named_in_one_sentence(key, value, words):
     ({"blocks": [0], "channels": [1, 2]}, "same length"),
     ({"image_size": 60}, "image_size: expected a multiple of 8"),
     ({"num_train_timesteps": 10}, "num_inference_steps: expected at most"),
-    ({"prediction_type": "epsilon"}, "loss_weighting: velocity weighs an error of epsilon"),
+    ({"prediction_type": "epsilon", "loss_weighting": "velocity"},
+     "loss_weighting: velocity weighs an error of epsilon"),
     ({"label_drop": 0}, "guidance_scale: 3 needs a model that has seen dropped labels"),
     ({"sampler": "ddpm"}, "sampler: ddpm walks all timesteps"),
 ])

@@ -55,7 +55,7 @@ def test_training_leaves_the_global_generator(tiny, dataset, run):
 @pytest.mark.parametrize("changes", [
     {"optimizer": "muon"}, {"optimizer": "adam", "ema_decay": 0}, {"optimizer": "adamw"},
     {"optimizer": "muon", "ema_decay": 0, "lr_schedule": "cosine"},
-    {"loss_weighting": "min_snr"},
+    {"loss_weighting": "balanced"}, {"loss_weighting": "min_snr"},
     {"optimizer": "adam", "standardise": False, "prediction_type": "epsilon",
      "loss_weighting": "uniform",
      "timestep_sampling": "uniform", "conditioning": "class_embedding"},
