@@ -167,3 +167,18 @@ def test_perfect_and_hopeless_scores() -> None:
 def test_a_wrong_question_is_refused(given, sets, found: str) -> None:
     with pytest.raises(UserError, match=found):
         score(given, sets)
+
+
+def test_the_likelihood_is_of_all_objects_and_can_be_differentiated(checkpoint: Path) -> None:
+    evaluator = load_official(checkpoint)
+    images = (torch.rand(3, 3, 64, 64) * 2 - 1).requires_grad_()
+    labels = torch.zeros(3, 24)
+    labels[0, [1, 5]], labels[1, 7] = 1, 1
+    found = evaluator.log_likelihood(images, labels)
+    p = evaluator(images.detach())
+    expected = (labels * p.log() + (1 - labels) * (1 - p).log()).sum(1)
+    assert torch.allclose(found, expected, atol=1e-4)
+    gradient, = torch.autograd.grad(found.sum(), images)
+    assert gradient.shape == images.shape and (gradient.flatten(1).abs().sum(1) > 0).all()
+    wide = torch.zeros(1, 3, 128, 128)
+    assert evaluator.log_likelihood(wide, labels[:1]).shape == (1,)

@@ -13,7 +13,7 @@ from conftest import ROOT
 from test_analysis_text import ANALYSE, ARMS
 from test_fonts import make_font
 
-from cddpm_core import findings, tables
+from cddpm_core import findings, methods, tables
 from cddpm_core.analysis_charts import quartile_figure
 from cddpm_core.charts import accuracy_bars, training_curves
 from cddpm_core.data import ConditionDataset
@@ -300,6 +300,20 @@ def test_the_hardest_conditions_come_first(finished):
     rows = tables.condition_table(facts, "test", most=32).splitlines()[2:]
     accuracies = [float(row.split("|")[2]) for row in rows if row.startswith("|")]
     assert accuracies == sorted(accuracies) and accuracies[-1] < 1
+
+
+def test_images_the_evaluator_helped_to_draw_are_said_to_be_so(finished):
+    facts = read_facts(finished, finished.params().replace(evaluator_guidance=2.0))
+    assert "with guidance by that evaluator" in facts.origin()
+    assert "with guidance by that evaluator" in tables.accuracy_table(facts)
+    assert "with guidance by that evaluator" in tables.figure(facts, "test_grid", "alt", "caption")
+    assert "also guides them" in methods.sampling_text(facts.params)
+    assert "takes no part in sampling" in methods.sampling_text(finished.params())
+
+
+def test_guidance_in_an_interval_is_said_with_its_bounds():
+    text = methods.sampling_text(Params(guidance_interval=[0.1, 0.8]))
+    assert "from 0.1 to 0.8 of $T$, and without guidance at the others" in text
 
 
 def test_an_official_evaluator_and_real_data_are_named_so(finished):
