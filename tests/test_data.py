@@ -392,3 +392,9 @@ def test_embedded_data_is_rendered_once_and_split(run):
     assert {path: path.stat().st_mtime_ns for path in found.folder.rglob("*.png")} == before
     other = data_source(params.replace(data_seed=1), run)
     assert other.folder != found.folder and other.sha256 != found.sha256
+
+
+def test_images_have_the_strides_of_their_shape(dataset):
+    image, batch = dataset[0][0], dataset.batch(np.array([0, 1]))[0]
+    assert image.stride() == (64 * 64, 64, 1)
+    assert batch.stride() == (3 * 64 * 64, 64 * 64, 64, 1)
