@@ -10,13 +10,14 @@ import torch
 from diffusers import DDPMScheduler
 
 from cddpm_core.data import IclevrDataset
-from cddpm_core.labels import COLOURS, SHAPES
+from cddpm_core.evaluator import Evaluator, score
+from cddpm_core.labels import COLOURS, SHAPES, to_multi_hot
 from cddpm_core.model import ClassConditionedUnet
-from cddpm_core.sampling import autocast
+from cddpm_core.sampling import autocast, image_seeds, sample
 from cddpm_core.schedule import predicted_epsilon, predicted_x_0
 
 __all__ = ["confusion", "frechet_distance", "kernel_distance", "mean_distance", "missed_pairs",
-           "nearest", "quartile_errors"]
+           "nearest", "quartile_errors", "restored"]
 
 
 @torch.no_grad()
@@ -53,6 +54,28 @@ def quartile_errors(model: ClassConditionedUnet, scheduler: DDPMScheduler, image
                     sums["epsilon"] += float(away.square().mean((1, 2, 3)).sum())
         found.append({"timesteps": [low, high - 1],
                       **{key: total / len(images) for key, total in sums.items()}})
+    return found
+
+
+def restored(model: ClassConditionedUnet, scheduler: DDPMScheduler, evaluator: Evaluator,
+             images: torch.Tensor, label_sets: Sequence[Sequence[str]], *,
+             strengths: Sequence[float], seed: int = 0, bar: Any = None,
+             **options: Any) -> list[dict[str, float]]:
+    """Return the micro accuracy of images that are given noise and drawn again from there.
+
+    Where little noise is given the picture is there and only details are drawn; with more
+    of it colours, shapes and places are. What is lost between two of the ``strengths``, shares of
+    T, is lost at the timesteps between them. The first entry, at 0, is of the images,
+    (N, 3, H, W) in [-1, 1], as they are. ``options`` are those of `sample`.
+    """
+    labels = torch.stack([to_multi_hot(names) for names in label_sets])
+    found = [{"strength": 0.0, "micro": score(evaluator(evaluator.resized(images)),
+                                              label_sets)["micro"]}]
+    for strength in strengths:
+        again = sample(model, scheduler, labels, image_seeds(seed, len(labels)), images=images,
+                       strength=strength, bar=bar, **options)
+        scored = score(evaluator(evaluator.resized(again)), label_sets)
+        found.append({"strength": strength, "micro": scored["micro"]})
     return found
 
 

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from cddpm_core.figures import BLUE, GREEN, ORANGE, RED, WIDTH, show_image, styled
 from cddpm_core.labels import COLOURS, SHAPES
 
-__all__ = ["confusion_figure", "nearest_figure", "quartile_figure", "sampling_figure"]
+__all__ = ["confusion_figure", "nearest_figure", "quartile_figure",
+           "restored_figure", "sampling_figure"]
 
 
 @styled
@@ -38,6 +39,18 @@ def quartile_figure(quartiles: Sequence[Mapping[str, Any]]) -> Figure:
         axis.set(xlabel="timesteps", xticks=places, xticklabels=names)
         axis.grid(axis="x", visible=False)
     axes[1].tick_params(axis="x", rotation=20)
+    return figure
+
+
+@styled
+def restored_figure(points: Sequence[Mapping[str, float]], num_train_timesteps: int) -> Figure:
+    """Return the accuracies of `analysis.restored` against the noise they began from."""
+    figure, axis = plt.subplots(figsize=(0.7 * WIDTH, 2.2))
+    places = [num_train_timesteps * point["strength"] for point in points]
+    axis.plot(places, [point["micro"] for point in points], "o-", color=BLUE, markersize=4)
+    axis.annotate("the images themselves", (places[0], points[0]["micro"]), (8, -3),
+                  textcoords="offset points", fontsize=7)
+    axis.set(xlabel="timestep that drawing began from", ylabel="micro accuracy", ylim=(0, 1.05))
     return figure
 
 

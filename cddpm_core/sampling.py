@@ -62,6 +62,7 @@ def sample(model: ClassConditionedUnet, scheduler: DDPMScheduler, labels: torch.
            seeds: Sequence[int], *, sampler: str = "ddpm", num_inference_steps: int | None = None,
            guidance_scale: float = 1.0, guidance_interval: Sequence[float] = (0.0, 1.0),
            evaluator_guidance: float = 0.0, likelihood: Likelihood | None = None,
+           images: torch.Tensor | None = None, strength: float = 1.0,
            batch_size: int = 32, mixed_precision: str = "no",
            callback: Callback | None = None, bar: tqdm | None = None,
            accelerator: Accelerator | None = None) -> torch.Tensor:
@@ -84,6 +85,9 @@ def sample(model: ClassConditionedUnet, scheduler: DDPMScheduler, labels: torch.
             the evaluator has had a hand in say little when it scores them.
         likelihood: log p(label | image), shape (B,), for images (B, 3, H, W) in [-1, 1] and
             labels (B, 24), differentiable; needed for ``evaluator_guidance``.
+        images: to begin with, (N, 3, H, W) in [-1, 1], instead of with nothing but noise.
+        strength: share of T; these images are given the noise of the sampler's last timestep
+            below it, and drawn anew from there (Meng et al. 2022).
         batch_size: images drawn at once.
         mixed_precision: ``no`` or ``bf16`` arithmetic of the network.
         callback: called at each step with ``step``, ``timestep``, ``x_t``
@@ -108,29 +112,34 @@ def sample(model: ClassConditionedUnet, scheduler: DDPMScheduler, labels: torch.
 
     steps = num_inference_steps or last
     model.eval()
-    share = range(len(labels))
+    share, begin = range(len(labels)), round(strength * last)
     if accelerator is not None:
         with accelerator.split_between_processes(list(share)) as mine:
             share = mine
-    images = []
+    drawn = []
     for start in range(0, len(share), batch_size):
         part = list(share[start:start + batch_size])
-        images.extend(_sample_batch(model, sampling_scheduler(scheduler, sampler, steps),
-                                    scheduler, labels[part].to(model.device),
-                                    [seeds[i] for i in part], guided, callback, bar))
+        first = None if images is None else (model.standardise(images[part].to(model.device)),
+                                             begin)
+        drawn.extend(_sample_batch(model, sampling_scheduler(scheduler, sampler, steps),
+                                   scheduler, labels[part].to(model.device),
+                                   [seeds[i] for i in part], guided, first, callback, bar))
     if accelerator is not None:
         # A process too many repeats the last image.
-        images = gather_object(images)[:len(labels)]
-    return torch.stack(images)
+        drawn = gather_object(drawn)[:len(labels)]
+    return torch.stack(drawn)
 
 
-def _sample_batch(model, walk, scheduler, labels, seeds, guided, callback, bar) -> torch.Tensor:
+def _sample_batch(model, walk, scheduler, labels, seeds, guided, first, callback,
+                  bar) -> torch.Tensor:
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     x_t = torch.stack([torch.randn(model.x_shape, generator=g) for g in generators])
-    state = x_t.to(model.device) * walk.init_noise_sigma
+    state, begin = x_t.to(model.device) * walk.init_noise_sigma, 0
+    if first is not None:
+        state, begin = _noisy(walk, *first, x_t.to(model.device))
     noise = ({"generator": generators}
              if "generator" in inspect.signature(walk.step).parameters else {})
-    for index, timestep in enumerate(walk.timesteps):
+    for index, timestep in enumerate(walk.timesteps[begin:]):
         t = int(timestep)
         x_t = walk.scale_model_input(state, timestep)
         output = guided(x_t, t, labels)
@@ -143,6 +152,15 @@ def _sample_batch(model, walk, scheduler, labels, seeds, guided, callback, bar) 
         if bar is not None:
             bar.update()
     return model.denormalise(state).cpu()
+
+
+def _noisy(walk, x_0, below, noise) -> tuple[torch.Tensor, int]:
+    """The state of a sampler at its last timestep below ``below``, and that one's place."""
+    place = next((i for i, t in enumerate(walk.timesteps) if t < below), len(walk.timesteps) - 1)
+    place += place % walk.order  # Heun's method has each timestep but the first twice
+    if hasattr(walk, "set_begin_index"):
+        walk.set_begin_index(place)
+    return walk.add_noise(x_0, noise, walk.timesteps[place].long().expand(len(x_0))), place
 
 
 def _guided(model, x_t, timestep, labels, guidance_scale, mixed_precision) -> torch.Tensor:

@@ -13,8 +13,9 @@ from cddpm_core.analysis import (
     missed_pairs,
     nearest,
     quartile_errors,
+    restored,
 )
-from cddpm_core.evaluator import score
+from cddpm_core.evaluator import Evaluator, build_resnet18, score
 from cddpm_core.labels import COLOURS, OBJECTS, SHAPES
 from cddpm_core.model import make_model
 from cddpm_core.schedule import make_scheduler
@@ -131,3 +132,14 @@ def test_errors_by_quarter_cover_all_timesteps_and_tell_a_label_that_helps(tiny)
                 weight.zero_()
     for part in quartile_errors(model, scheduler, images, labels):
         assert part["x_0"] == pytest.approx(part["x_0_without_label"], rel=1e-3)
+
+
+def test_images_drawn_again_begin_with_their_own_accuracy(tiny, images):
+    evaluator = Evaluator(build_resnet18(), "stand-in", "0" * 64)
+    label_sets = [["red cube"], ["blue sphere", "gray cube"], ["cyan cylinder"]]
+    found = restored(awake(make_model(tiny)), make_scheduler(tiny), evaluator, images[:3],
+                     label_sets, strengths=[0.2, 1.0], sampler="dpm_solver++",
+                     num_inference_steps=5)
+    assert [point["strength"] for point in found] == [0.0, 0.2, 1.0]
+    assert found[0]["micro"] == score(evaluator(images[:3]), label_sets)["micro"]
+    assert all(0 <= point["micro"] <= 1 for point in found)

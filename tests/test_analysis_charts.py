@@ -6,12 +6,20 @@ from cddpm_core.analysis_charts import (
     confusion_figure,
     nearest_figure,
     quartile_figure,
+    restored_figure,
     sampling_figure,
 )
 from cddpm_core.figures import WIDTH
 
 QUARTILES = [{"timesteps": [250 * i, 250 * i + 249], "x_0": 0.1 * (i + 1),
               "x_0_without_label": 0.2 * (i + 1), "epsilon": 0.5 / (i + 1)} for i in range(4)]
+
+
+def test_accuracies_of_images_drawn_again_stand_at_their_timestep():
+    axis, = restored_figure([{"strength": 0.0, "micro": 0.99}, {"strength": 0.5, "micro": 0.9}],
+                            2000).axes
+    assert axis.lines[0].get_xydata().tolist() == [[0, 0.99], [1000, 0.9]]
+    assert axis.texts[0].get_text() == "the images themselves"
 
 
 def test_quarters_are_bars_of_their_errors():

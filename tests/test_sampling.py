@@ -249,3 +249,31 @@ def test_guidance_by_an_evaluator_raises_its_likelihood(tiny, model, kind):
 def test_the_evaluator_is_left_out_unless_it_is_asked_for():
     assert sampling_options(Params(), len)["likelihood"] is None
     assert sampling_options(Params(evaluator_guidance=2.0), len)["likelihood"] is len
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_images_to_begin_with_are_drawn_from_the_noise_they_are_given(model, scheduler, sampler,
+                                                                      images):
+    options = {"sampler": sampler, "num_inference_steps": STEPS[sampler], "images": images[:3] / 3}
+    seen = []
+    for strength in (0.2, 0.6, 1.0):
+        drawn = sample(model, scheduler, LABELS, [5, 6, 7], strength=strength,
+                       callback=seen.append, **options)
+        assert drawn.shape == (3, 3, 64, 64) and drawn.isfinite().all()
+        assert all(moment["timestep"] < round(20 * strength) for moment in seen)
+        assert seen[0]["timestep"] == max(moment["timestep"] for moment in seen)
+        seen.clear()
+
+
+def test_a_perfect_network_gives_back_the_image_it_begins_with(tiny, images):
+    scheduler = make_scheduler(tiny.replace(prediction_type="sample", loss_weighting="uniform"))
+
+    class Knowing(ClassConditionedUnet):
+        def forward(self, x_t, timesteps, labels):
+            return self.standardise(images[:3])
+
+    model = Knowing(class_emb_size=8, channels=[1], blocks=[0], attention_head_dim=2)
+    for sampler in SAMPLERS:
+        drawn = sample(model, scheduler, LABELS, [5, 6, 7], sampler=sampler, images=images[:3],
+                       num_inference_steps=STEPS[sampler], strength=0.6)
+        assert torch.allclose(drawn, images[:3], atol=0.15), sampler
