@@ -129,7 +129,7 @@ class Params:
     sweep_samplers: list[str] = _key(
         ["ddim", "dpm_solver++", "sde_dpm_solver++", "unipc", "heun"],
         "samplers of the sampling experiment", choices=SAMPLER_NAMES)
-    sweep_steps: list[int] = _key([10, 25, 50], "numbers of steps of the sampling experiment",
+    sweep_steps: list[int] = _key([10, 20, 50], "numbers of steps of the sampling experiment",
                                   low=1, high=1_000_000)
     sweep_guidance: list[float] = _key(
         [1.0, 2.0, 4.0, 6.0], "guidance scales of the sampling experiment", low=0.0, high=1_000)
