@@ -12,9 +12,9 @@ class Balance:
 
     An error that is large because there is nothing to know, as in pure noise, otherwise
     drowns the small ones that make a picture sharp. Dividing each by its expected size is
-    the weighting by uncertainty of Kendall et al. (2018), which Karras et al. (2024,
-    appendix B.1) use over noise levels; here the expectation is a running mean in ``parts`` equal
-    parts of 0..T-1, over about the last ``window`` images of each.
+    the weighting by uncertainty of Kendall et al. (2018), which Karras et al. (2024) use over
+    noise levels; here the expectation is a running mean in ``parts`` equal parts of 0..T-1, over
+    about the last ``window`` images of each.
 
     ``means`` and ``counts`` have the shape (parts + 1,); the last of them is over all timesteps.
     """
