@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from cycler import cycler
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from cddpm_core.figures import BLUE, GREEN, ORANGE, RED, WIDTH, show_image, styled
 from cddpm_core.labels import COLOURS, SHAPES
@@ -48,10 +50,16 @@ def restored_figure(points: Sequence[Mapping[str, float]], num_train_timesteps: 
     figure, axis = plt.subplots(figsize=(0.7 * WIDTH, 2.2))
     places = [num_train_timesteps * point["strength"] for point in points]
     axis.plot(places, [point["micro"] for point in points], "o-", color=BLUE, markersize=4)
-    axis.annotate("the images themselves", (places[0], points[0]["micro"]), (8, -3),
+    axis.annotate("the images themselves", (places[0], points[0]["micro"]), (6, 6),
                   textcoords="offset points", fontsize=7)
-    axis.set(xlabel="timestep that drawing began from", ylabel="micro accuracy", ylim=(0, 1.05))
+    axis.set(xlabel="timestep that drawing began from", ylabel="micro accuracy",
+             ylim=_range(min(point["micro"] for point in points)))
     return figure
+
+
+def _range(lowest: float) -> tuple[float, float]:
+    """The limits of an axis of accuracies: a tenth below the lowest, and room above 1."""
+    return max(0.0, math.floor(10 * lowest - 1) / 10), 1.05
 
 
 @styled
@@ -101,18 +109,21 @@ def sampling_figure(arms: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]
     rows = -(-len(scales) // columns)
     figure, axes = plt.subplots(rows, columns, squeeze=False, sharex=True, sharey=True,
                                 figsize=(WIDTH, 2.3 * rows + 0.4))
-    looks = list(cycler(marker=["o", "s", "^"]) * cycler(color=[BLUE, ORANGE, GREEN, RED]))
+    kinds = cycler(marker=["o", "s", "^"]) + cycler(linestyle=["-", "--", ":"])
+    looks = list(kinds * cycler(color=[BLUE, ORANGE, GREEN, RED]))
+    lowest = min([chosen["micro"], *(arm["micro"] for arm in arms)])
     for axis in axes.flat[len(scales):]:
         axis.set_visible(False)
     for axis, scale in zip(axes.flat, scales, strict=False):
         for sampler, look in zip(samplers, looks, strict=False):
             line = sorted((arm["seconds_per_image"], arm["micro"]) for arm in arms
                           if (arm["sampler"], arm["guidance_scale"]) == (sampler, scale))
-            axis.plot(*zip(*line, strict=True), **look, linestyle="-", markersize=3,
-                      label=sampler)
+            axis.plot(*zip(*line, strict=True), **look, markersize=3, label=sampler)
         if chosen["guidance_scale"] == scale:
             axis.plot(chosen["seconds_per_image"], chosen["micro"], "*", color="black", ms=9)
-        axis.set(title=f"guidance {scale:g}", xscale="log", ylim=(0, 1))
+        axis.set(title=f"guidance {scale:g}", xscale="log", ylim=_range(lowest))
+        axis.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), minor_locator=NullLocator(),
+                       major_formatter="{x:g}")
     for axis in axes[-1]:
         axis.set_xlabel("seconds an image")
     for axis in axes[:, 0]:

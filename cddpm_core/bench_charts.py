@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
 from cddpm_core.figures import BLUE, ORANGE, WIDTH, styled
 
@@ -57,9 +58,11 @@ def scale_figure(scale: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
             at = [arm["value"] for arm in arms]
             axis.plot(at, [1000 * arm["seconds_per_image"] for arm in arms], "o-", color=BLUE,
                       markersize=3)
-            axis.set(xscale="log", yscale="log", xticks=at, xticklabels=map(str, at),
-                     xlabel=GROWS[key])
-            axis.tick_params(axis="x", which="minor", bottom=False)
+            axis.set(xscale="log", yscale="log", xlabel=GROWS[key])
+            axis.xaxis.set(major_locator=FixedLocator(at), minor_locator=NullLocator(),
+                           major_formatter="{x:g}")
+            axis.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), minor_locator=NullLocator(),
+                           major_formatter="{x:g}")
             memory = axis.twinx()
             memory.plot(at, [arm["peak_mib"] / 1024 for arm in arms], "s--", color=ORANGE,
                         markersize=3)
