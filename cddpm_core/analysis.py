@@ -60,23 +60,24 @@ def quartile_errors(model: ClassConditionedUnet, scheduler: DDPMScheduler, image
 def restored(model: ClassConditionedUnet, scheduler: DDPMScheduler, evaluator: Evaluator,
              images: torch.Tensor, label_sets: Sequence[Sequence[str]], *,
              strengths: Sequence[float], seed: int = 0, bar: Any = None,
-             **options: Any) -> list[dict[str, float]]:
+             **options: Any) -> list[dict[str, Any]]:
     """Return the micro accuracy of images that are given noise and drawn again from there.
 
     Where little noise is given the picture is there and only details are drawn; with more
-    of it colours, shapes and places are. What is lost between two of the ``strengths``, shares of
-    T, is lost at the timesteps between them. The first entry, at 0, is of the images,
-    (N, 3, H, W) in [-1, 1], as they are. ``options`` are those of `sample`.
+    of it colours, shapes and places are. What is lost between two of the ``timesteps`` is lost
+    in drawing between them; they are those of the sampler's that the ``strengths``, shares of T,
+    let it begin at. The first entry, at 0, is of the images, (N, 3, H, W) in [-1, 1], as they
+    are. ``options`` are those of `sample`.
     """
     labels = torch.stack([to_multi_hot(names) for names in label_sets])
-    found = [{"strength": 0.0, "micro": score(evaluator(evaluator.resized(images)),
-                                              label_sets)["micro"]}]
+    found = {0: score(evaluator(evaluator.resized(images)), label_sets)["micro"]}
     for strength in strengths:
+        seen: list[dict[str, Any]] = []
         again = sample(model, scheduler, labels, image_seeds(seed, len(labels)), images=images,
-                       strength=strength, bar=bar, **options)
+                       strength=strength, bar=bar, callback=seen.append, **options)
         scored = score(evaluator(evaluator.resized(again)), label_sets)
-        found.append({"strength": strength, "micro": scored["micro"]})
-    return found
+        found[seen[0]["timestep"]] = scored["micro"]
+    return [{"timestep": timestep, "micro": micro} for timestep, micro in found.items()]
 
 
 def missed_pairs(scored: Mapping[str, Any]) -> Iterator[tuple[str, str, Sequence[str]]]:

@@ -45,10 +45,10 @@ def quartile_figure(quartiles: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 @styled
-def restored_figure(points: Sequence[Mapping[str, float]], num_train_timesteps: int) -> Figure:
+def restored_figure(points: Sequence[Mapping[str, Any]]) -> Figure:
     """Return the accuracies of `analysis.restored` against the noise they began from."""
     figure, axis = plt.subplots(figsize=(0.7 * WIDTH, 2.2))
-    places = [num_train_timesteps * point["strength"] for point in points]
+    places = [point["timestep"] for point in points]
     axis.plot(places, [point["micro"] for point in points], "o-", color=BLUE, markersize=4)
     axis.annotate("the images themselves", (places[0], points[0]["micro"]), (6, 6),
                   textcoords="offset points", fontsize=7)

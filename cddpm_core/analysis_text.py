@@ -35,21 +35,20 @@ def analysis_text(facts: Facts) -> str:
            if varied["training"] is not None else
            "; too few training images have just these labels to compare.")]
     if found.get("restored"):
-        items.insert(0, _restored(found["restored"], facts.params.num_train_timesteps,
-                                  found["asked_of"]))
+        items.insert(0, _restored(found["restored"], found["asked_of"]))
     return "\n".join(f"- {item}" for item in items) + "\n"
 
 
-def _restored(points: list[dict[str, float]], last: int, asked_of: str) -> str:
+def _restored(points: list[dict[str, Any]], asked_of: str) -> str:
     spans = list(zip(points, points[1:], strict=False))
     low, high = max(spans, key=lambda span: span[0]["micro"] - span[1]["micro"])
-    kept = "; ".join(f"{share(point['micro'])} from t = {point['strength'] * last:.0f}"
+    kept = "; ".join(f"{share(point['micro'])} from t = {point['timestep']}"
                      for point in points[1:])
     lost = low["micro"] - high["micro"]
     return (f"Of the objects of {escape(asked_of)} the evaluator finds {share(points[0]['micro'])} "
             f"as they are, and after they were given noise and drawn again: {kept}."
-            + (f" Most is lost between {low['strength'] * last:.0f} and "
-               f"{high['strength'] * last:.0f}, {share(lost)}." if lost > 0 else ""))
+            + (f" Most is lost between {low['timestep']} and "
+               f"{high['timestep']}, {share(lost)}." if lost > 0 else ""))
 
 
 @needs("analyse")

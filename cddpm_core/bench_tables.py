@@ -47,7 +47,7 @@ def arithmetic_text(bench: Mapping[str, Any]) -> str:
             f"operations an image in its forward and backward pass, {used / 1e9:,.0f} billion a "
             f"second. Large matrix products reach {products['float32'] / 1e9:,.0f} billion a "
             f"second in float32 and {products['bfloat16'] / 1e9:,.0f} in bfloat16 on this machine, "
-            f"so that training in {part['arithmetic']} has {used / most:.0%} of what there is.\n")
+            f"and training in {part['arithmetic']} is at {used / most:.0%} of that rate.\n")
 
 
 def race_tables(bench: Mapping[str, Any]) -> str:

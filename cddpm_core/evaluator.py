@@ -84,8 +84,11 @@ class Evaluator:
         Images are (B, 3, H, W) in [-1, 1], labels (B, 24) of 0 and 1; it can be differentiated
         by the images.
         """
-        found = self.model(self.resized(images).to(self.device).float())
-        each = functional.binary_cross_entropy(found, labels.to(found), reduction="none")
+        # Logits: a probability that has come to 0 or 1 would have no gradient.
+        pixels = self.resized(images).to(self.device).float()
+        logits = self.model.fc[0](_features(self.model, pixels))
+        each = functional.binary_cross_entropy_with_logits(logits, labels.to(logits),
+                                                           reduction="none")
         return -each.sum(1).to(images.device)
 
     @staticmethod

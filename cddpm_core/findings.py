@@ -10,7 +10,7 @@ from typing import Any
 
 from cddpm_core.analysis import confusion
 from cddpm_core.compare import Group
-from cddpm_core.facts import Facts, needs
+from cddpm_core.facts import GUIDED, Facts, needs
 from cddpm_core.labels import CONDITION_FILES
 from cddpm_core.markdown import code, count, duration, listed, share, with_interval
 
@@ -53,7 +53,9 @@ def result_text(facts: Facts) -> str:
     sampled = facts.metrics["sample"]
     speed = (f"The images were drawn with {code(sampled['sampler'])} in "
              f"{sampled['num_inference_steps']} steps, guidance {sampled['guidance_scale']:g}, at "
-             f"{sampled['images_per_second']:.2f} images a second.")
+             f"{sampled['images_per_second']:.2f} images a second."
+             + (f" {GUIDED.removeprefix('; ').capitalize()}." if sampled.get("evaluator_guidance")
+                else ""))
     return " ".join([*parts, speed]) + "\n"
 
 

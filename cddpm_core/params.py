@@ -205,7 +205,7 @@ def _check_together(p: Params) -> None:
     if p.loss_weighting == "velocity" and p.prediction_type == "epsilon":
         raise UserError(
             "loss_weighting: velocity weighs an error of epsilon without bound in pure noise, "
-            "expected uniform or min_snr with prediction_type epsilon"
+            "expected uniform, min_snr or balanced with prediction_type epsilon"
         )
     if p.sampler in ("ddim", "unipc") and p.num_train_timesteps % p.num_inference_steps:
         raise UserError(

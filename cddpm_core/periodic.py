@@ -35,9 +35,11 @@ def periodic_evaluation(run: Run, params: Params, evaluator: Evaluator,
     draws the test file, writes the grid to ``figures/progress/<name>.png`` and
     returns ``{"test": {"micro": ..., "macro": ...}}``. The model of the epoch
     ``experiment_epochs`` is kept, as one arm of the timesteps experiment. The processes of
-    an ``accelerator`` draw a share each, and the first one writes.
+    an ``accelerator`` draw a share each, and the first one writes. The evaluator never guides here.
     """
     conditions = ConditionDataset("test")
+    # The curve is of what the network has learned, whatever guides the final images.
+    params = params.replace(evaluator_guidance=0.0)
 
     def evaluate(model: ClassConditionedUnet, scheduler: DDPMScheduler,
                  name: str) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import torch
@@ -32,8 +34,8 @@ def run_scale(run: Run, *, factors: Sequence[float] = (0.5, 1, 2), steps: int = 
 
     For training that is the width of the network (``class_emb_size``), the side of the
     images, and the batch, four times as far; for sampling the steps and the batch. Each is
-    multiplied by ``factors``, where the configuration of ``run`` allows it. An arm has a process
-    of its own and takes ``steps`` training steps, or draws one batch, after a first
+    multiplied by ``factors``, where the configuration of ``run`` and the memory allow it. An arm
+    has a process of its own and takes ``steps`` training steps, or draws one batch, after a first
     round that is not counted. Networks are untrained, which costs the same.
 
     An arm is a dict with ``grows``, ``value``, ``seconds_per_image``, ``parameters`` and
@@ -54,7 +56,9 @@ def run_scale(run: Run, *, factors: Sequence[float] = (0.5, 1, 2), steps: int = 
             for name, (measure, arms) in work.items():
                 for key, arm in arms:
                     about = {"grows": key, "value": getattr(arm, key)}
-                    found[name].append({**about, **in_its_own_process(measure, arm, folder, steps)})
+                    with contextlib.suppress(BrokenProcessPool, RuntimeError):  # no memory for it
+                        made = in_its_own_process(measure, arm, folder, steps)
+                        found[name].append({**about, **made})
                     bar.update()
     return found
 

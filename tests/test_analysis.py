@@ -138,8 +138,9 @@ def test_images_drawn_again_begin_with_their_own_accuracy(tiny, images):
     evaluator = Evaluator(build_resnet18(), "stand-in", "0" * 64)
     label_sets = [["red cube"], ["blue sphere", "gray cube"], ["cyan cylinder"]]
     found = restored(awake(make_model(tiny)), make_scheduler(tiny), evaluator, images[:3],
-                     label_sets, strengths=[0.2, 1.0], sampler="dpm_solver++",
+                     label_sets, strengths=[0.2, 0.6, 0.75, 1.0], sampler="dpm_solver++",
                      num_inference_steps=5)
-    assert [point["strength"] for point in found] == [0.0, 0.2, 1.0]
+    # Five steps of 20 timesteps: 19, 15, 11, 7, 3.
+    assert [point["timestep"] for point in found] == [0, 3, 11, 19]
     assert found[0]["micro"] == score(evaluator(images[:3]), label_sets)["micro"]
     assert all(0 <= point["micro"] <= 1 for point in found)

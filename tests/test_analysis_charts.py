@@ -16,9 +16,8 @@ QUARTILES = [{"timesteps": [250 * i, 250 * i + 249], "x_0": 0.1 * (i + 1),
 
 
 def test_accuracies_of_images_drawn_again_stand_at_their_timestep():
-    axis, = restored_figure([{"strength": 0.0, "micro": 0.99}, {"strength": 0.5, "micro": 0.9}],
-                            2000).axes
-    assert axis.lines[0].get_xydata().tolist() == [[0, 0.99], [1000, 0.9]]
+    axis, = restored_figure([{"timestep": 0, "micro": 0.99}, {"timestep": 999, "micro": 0.9}]).axes
+    assert axis.lines[0].get_xydata().tolist() == [[0, 0.99], [999, 0.9]]
     assert axis.texts[0].get_text() == "the images themselves"
 
 

@@ -15,8 +15,8 @@ ANALYSE = {
     "raw": {name: {"micro": 0.5, "macro": 0.25} for name in ("test", "new_test")},
     "confusion": {"colour": [[9, 4], [1, 9]], "shape": [[18, 2], [0, 3]], "bound": 3, "alien": 2,
                   "reshaped": 2, "other": 6},
-    "restored": [{"strength": 0.0, "micro": 0.99}, {"strength": 0.25, "micro": 0.9},
-                 {"strength": 1.0, "micro": 0.85}],
+    "restored": [{"timestep": 0, "micro": 0.99}, {"timestep": 249, "micro": 0.9},
+                 {"timestep": 999, "micro": 0.85}],
     "nearest": {"images": 128, "drawn": 8.25, "heldout": 7.5},
     "diversity": {"labels": ["red cube"], "images": 16, "drawn": 5.0, "compared": 12,
                   "training": 6.0},
@@ -51,10 +51,10 @@ def test_sentences_say_what_was_counted(facts):
 def test_where_most_is_lost_is_said(facts):
     text = analysis_text.analysis_text(facts)
     assert "the evaluator finds 0.990 as they are" in text
-    assert "0.900 from t = 250; 0.850 from t = 1000" in text
-    assert "Most is lost between 0 and 250, 0.090." in text
-    facts.metrics["analyse"]["restored"] = [{"strength": 0.0, "micro": 0.5},
-                                            {"strength": 1.0, "micro": 0.5}]
+    assert "0.900 from t = 249; 0.850 from t = 999" in text
+    assert "Most is lost between 0 and 249, 0.090." in text
+    facts.metrics["analyse"]["restored"] = [{"timestep": 0, "micro": 0.5},
+                                            {"timestep": 999, "micro": 0.5}]
     assert "Most is lost" not in analysis_text.analysis_text(facts)
     del facts.metrics["analyse"]["restored"]
     assert "as they are" not in analysis_text.analysis_text(facts)

@@ -180,5 +180,10 @@ def test_the_likelihood_is_of_all_objects_and_can_be_differentiated(checkpoint: 
     assert torch.allclose(found, expected, atol=1e-4)
     gradient, = torch.autograd.grad(found.sum(), images)
     assert gradient.shape == images.shape and (gradient.flatten(1).abs().sum(1) > 0).all()
+    with torch.no_grad():
+        evaluator.model.fc[0].bias.fill_(100.0)  # sure of everything, though nothing is asked for
+    sure = evaluator.log_likelihood(images, torch.zeros(3, 24))
+    gradient, = torch.autograd.grad(sure.sum(), images)
+    assert sure.isfinite().all() and (gradient.flatten(1).abs().sum(1) > 0).all()
     wide = torch.zeros(1, 3, 128, 128)
     assert evaluator.log_likelihood(wide, labels[:1]).shape == (1,)

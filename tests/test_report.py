@@ -16,6 +16,7 @@ from test_fonts import make_font
 from cddpm_core import findings, methods, tables
 from cddpm_core.analysis_charts import quartile_figure
 from cddpm_core.charts import accuracy_bars, training_curves
+from cddpm_core.compare import Group
 from cddpm_core.data import ConditionDataset
 from cddpm_core.errors import UserError
 from cddpm_core.evaluator import score
@@ -161,7 +162,7 @@ def test_html_asks_no_host_for_anything(exported):
 def test_html_has_every_figure_with_alt_text_and_caption(exported, finished):
     page = Page(exported[0])
     images = page.of("img")
-    assert len(images) == len(list((finished / "figures").glob("*.png"))) == 8
+    assert len(images) == len(list((finished / "figures").glob("*.png"))) == 9
     assert len(page.of("figcaption")) == len(page.of("figure")) == len(images)
     for image in images:
         assert "rendered scenes" in image["alt"] and "0.988 micro on held-out" in image["alt"]
@@ -309,6 +310,11 @@ def test_images_the_evaluator_helped_to_draw_are_said_to_be_so(finished):
     assert "with guidance by that evaluator" in tables.figure(facts, "test_grid", "alt", "caption")
     assert "also guides them" in methods.sampling_text(facts.params)
     assert "takes no part in sampling" in methods.sampling_text(finished.params())
+    assert "guidance by that evaluator" not in findings.result_text(facts)
+    facts.metrics["sample"]["evaluator_guidance"] = 2.0
+    assert "Images drawn with guidance by that evaluator" in findings.result_text(facts)
+    table = tables.runs_table(read_facts(finished, finished.params()), [Group((facts,))])
+    assert "those with `evaluator_guidance` were drawn with guidance" in table
 
 
 def test_guidance_in_an_interval_is_said_with_its_bounds():
