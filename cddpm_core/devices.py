@@ -23,7 +23,8 @@ from cddpm_core.params import Params
 from cddpm_core.presets import to_yaml
 from cddpm_core.runs import Run, project_root
 
-__all__ = ["SideBySide", "accelerator_of", "device_of", "launch", "summed"]
+__all__ = ["SideBySide", "accelerator_of", "arithmetic_of", "computes_bf16", "device_of",
+           "launch", "summed"]
 
 
 def device_of(params: Params) -> torch.device:
@@ -34,6 +35,23 @@ def device_of(params: Params) -> torch.device:
     if params.device != "cpu" and (best is None or best.type != params.device):
         raise UserError(f"device: {params.device!r} is not there, expected 'auto' or 'cpu'")
     return torch.device(params.device)
+
+
+def computes_bf16(device: torch.device | str) -> bool:
+    """Return whether bfloat16 is what the device multiplies, not what it has to imitate.
+
+    A processor without instructions for it is up to a hundred times slower in it than in float32.
+    """
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return kind != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def arithmetic_of(mixed_precision: str, device: torch.device | str) -> str:
+    """Return what a network computes in on the device: ``bfloat16`` or ``float32``."""
+    bf16 = mixed_precision == "bf16" and computes_bf16(device)
+    return "bfloat16" if bf16 else "float32"
 
 
 class SideBySide:

@@ -25,13 +25,17 @@ __all__ = ["draw_and_score", "get_evaluator", "save_images", "to_uint8"]
 EVALUATOR_SEED = 2**40  # added to the data's seed: the stand-in sees scenes of its own
 
 
-def get_evaluator(params: Params, run: Run, device: torch.device | str = "cpu") -> Evaluator:
-    """Return the user's official evaluator, or the stand-in, trained now if not cached yet."""
+def get_evaluator(params: Params, run: Run, device: torch.device | str = "cpu", *,
+                  train: bool = True) -> Evaluator | None:
+    """Return the user's official evaluator, or the stand-in, trained now if not cached yet.
+
+    None if it is not cached and ``train`` is false.
+    """
     if params.evaluator:
         return load_official(Path(params.evaluator).expanduser(), device=device)
     return stand_in(run.cache / "evaluator", seed=params.data_seed + EVALUATOR_SEED,
                     num_images=params.evaluator_images, epochs=params.evaluator_epochs,
-                    device=device)
+                    device=device, train=train)
 
 
 def draw_and_score(model: ClassConditionedUnet, scheduler: DDPMScheduler, evaluator: Evaluator,

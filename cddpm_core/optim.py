@@ -3,17 +3,41 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
+from cddpm_core.devices import computes_bf16
 from cddpm_core.params import Params
 
-__all__ = ["KernelMuon", "lr_factor", "make_optimizers"]
+__all__ = ["KernelMuon", "lr_factor", "make_optimizers", "orthogonalised"]
 
 # Layers whose rows are not alike, or that few images touch: AdamW's, not Muon's.
 OUTER = {"conv_in", "conv_out", "class_embedding", "time_embedding", "object_tokens",
          "positions", "downsample", "upsample"}
+
+
+def orthogonalised(matrix: torch.Tensor, coefficients: Sequence[float], steps: int,
+                   eps: float) -> torch.Tensor:
+    """Return ``matrix`` (rows, columns) with singular values near 1, computed in its own type.
+
+    The quintic Newton-Schulz iteration of Muon (Jordan et al. 2024), X <- (a + b R + c R^2) X
+    with R = X X^T, where X is the matrix, wide, over its norm. A polynomial of R commutes with R,
+    so all steps but the last product are on R, which is smaller than X.
+    """
+    a, b, c = coefficients
+    wide = matrix if len(matrix) <= matrix.shape[1] else matrix.T
+    wide = wide / wide.norm().clamp(min=eps)
+    gram, product = wide @ wide.T, None
+    for step in range(steps):
+        factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        factor.diagonal().add_(a)
+        product = factor if product is None else factor @ product
+        if step + 1 < steps:
+            gram = factor @ gram @ factor
+    found = wide if product is None else product @ wide
+    return found if len(matrix) <= matrix.shape[1] else found.T
 
 
 class KernelMuon(torch.optim.Muon):
@@ -21,6 +45,8 @@ class KernelMuon(torch.optim.Muon):
 
     Muon (Jordan et al. 2024) orthogonalises the momentum of a matrix; torch's
     takes matrices only. Here it holds views that share the kernels' storage.
+    torch's multiplies in bfloat16; where the device only imitates that, `orthogonalised`
+    does the same in float32.
     """
 
     def __init__(self, kernels: list[nn.Parameter], **options) -> None:
@@ -32,7 +58,23 @@ class KernelMuon(torch.optim.Muon):
     def step(self, closure=None) -> None:
         for kernel, view in zip(self._kernels, self.param_groups[0]["params"], strict=True):
             view.grad = None if kernel.grad is None else kernel.grad.reshape(view.shape)
-        super().step(closure)
+        if all(computes_bf16(kernel.device) for kernel in self._kernels):
+            super().step(closure)
+        else:
+            self._step_in_float32()
+
+    def _step_in_float32(self) -> None:
+        group = self.param_groups[0]
+        for weight in group["params"]:
+            if weight.grad is None:
+                continue
+            momentum = self.state[weight].setdefault("momentum_buffer",
+                                                     torch.zeros_like(weight.grad))
+            momentum.lerp_(weight.grad, 1 - group["momentum"])
+            update = orthogonalised(weight.grad.lerp(momentum, group["momentum"]),
+                                    group["ns_coefficients"], group["ns_steps"], group["eps"])
+            rate = group["lr"] * max(1, len(weight) / weight.shape[1]) ** 0.5
+            weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-rate)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         super().zero_grad(set_to_none)

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from cddpm_core.devices import arithmetic_of
 from cddpm_core.params import Params
 from cddpm_core.runs import project_root
 
@@ -25,7 +26,8 @@ def made_with(params: Params, device: torch.device) -> dict[str, str]:
     if device.type == "cuda":
         machine += f", {torch.cuda.get_device_name(device)}"
     packages = ("cddpm-core", "torch", "torchvision", "diffusers", "numpy")
-    return {"machine": machine, "device": str(device), "arithmetic": params.mixed_precision,
+    return {"machine": machine, "device": str(device),
+            "arithmetic": arithmetic_of(params.mixed_precision, device),
             "system": f"{platform.system()} {platform.machine()}",
             "python": platform.python_version(), **{name: version(name) for name in packages},
             "commit": _commit()}

@@ -16,6 +16,7 @@ from accelerate.utils import gather_object
 from diffusers import DDPMScheduler
 from tqdm import tqdm
 
+from cddpm_core.devices import arithmetic_of
 from cddpm_core.model import ClassConditionedUnet
 from cddpm_core.params import Params
 from cddpm_core.schedule import (
@@ -38,9 +39,12 @@ def image_seeds(seed: int, count: int) -> list[int]:
 
 
 def autocast(device: torch.device | str, mixed_precision: str) -> torch.autocast:
-    """Return the autocast context of ``no`` or ``bf16`` arithmetic on a device."""
+    """Return the autocast context of ``no`` or ``bf16`` arithmetic on a device.
+
+    A device that does not compute in bfloat16 itself stays with float32.
+    """
     return torch.autocast(torch.device(device).type, dtype=torch.bfloat16,
-                          enabled=mixed_precision == "bf16")
+                          enabled=arithmetic_of(mixed_precision, device) == "bfloat16")
 
 
 def sampling_options(params: Params, likelihood: Likelihood | None = None) -> dict[str, Any]:
@@ -155,7 +159,7 @@ def _sample_batch(model, walk, scheduler, labels, seeds, guided, first, callback
 
 
 def _noisy(walk, x_0, below, noise) -> tuple[torch.Tensor, int]:
-    """The state of a sampler at its last timestep below ``below``, and that one's place."""
+    """The state of a sampler at its first timestep below ``below``, or its last, and the place."""
     place = next((i for i, t in enumerate(walk.timesteps) if t < below), len(walk.timesteps) - 1)
     place += place % walk.order  # Heun's method has each timestep but the first twice
     if hasattr(walk, "set_begin_index"):

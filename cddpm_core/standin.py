@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.models import ResNet
 
 from cddpm_core.augment import augment, degrade, move, to_float, uniform
-from cddpm_core.devices import SideBySide
+from cddpm_core.devices import SideBySide, computes_bf16
 from cddpm_core.errors import UserError
 from cddpm_core.evaluator import Evaluator, build_resnet18, score
 from cddpm_core.labels import COLOURS, OBJECTS, SHAPES
@@ -80,7 +80,6 @@ def train_stand_in(
     steps = epochs * -(-num_images // batch_size)
     factor = partial(_lr_factor, steps=steps)
     schedules = [torch.optim.lr_scheduler.LambdaLR(each, factor) for each in optimizers]
-    bf16 = device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
     with progress_bar(total=steps, desc="training the evaluator", unit="step",
                       disable=not progress) as bar:
         for step, rows in enumerate(_batches(num_images, batch_size, epochs, generator)):
@@ -89,7 +88,7 @@ def train_stand_in(
             batch = torch.where(pristine, moved, degrade(moved, generator))
             # Channels last is a tenth faster here, and the convolutions keep to it.
             batch = batch.to(device, memory_format=torch.channels_last)
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            with torch.autocast(device.type, torch.bfloat16, enabled=computes_bf16(device)):
                 x = model.maxpool(model.relu(model.bn1(model.conv1(batch))))
                 middle = model.layer2(model.layer1(x))
                 late = model.layer3(middle)
@@ -190,8 +189,12 @@ def stand_in(
     batch_size: int = 64,
     progress: bool = True,
     device: str | torch.device = "cpu",
-) -> Evaluator:
-    """Return the stand-in of these settings from ``cache``, trained and stored there if absent."""
+    train: bool = True,
+) -> Evaluator | None:
+    """Return the stand-in of these settings from ``cache``, trained and stored there if absent.
+
+    None instead of a training if ``train`` is false.
+    """
     training = {"seed": seed, "num_images": num_images, "epochs": epochs, "batch_size": batch_size}
     settings = {**training, "renderer": RENDERER_VERSION, "recipe": RECIPE_VERSION}
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
@@ -200,7 +203,9 @@ def stand_in(
         try:
             return _load_stand_in(folder, device)
         except UserError as error:
-            warnings.warn(f"{error}; training the stand-in again", stacklevel=2)
+            warnings.warn(f"{error}; to be trained again", stacklevel=2)
+    if not train:
+        return None
     evaluator = train_stand_in(**training, progress=progress, device=device)
     with atomic(folder / "evaluator.safetensors") as temporary:
         temporary.write_bytes(save_safetensors(_plain_state(evaluator.model)))

@@ -7,12 +7,13 @@ import pytest
 import torch
 from conftest import ROOT
 
-from cddpm_core import evaluation, standin
+from cddpm_core import devices, evaluation, standin
 from cddpm_core.data import data_source
-from cddpm_core.devices import device_of, launch
+from cddpm_core.devices import arithmetic_of, computes_bf16, device_of, launch
 from cddpm_core.errors import UserError
 from cddpm_core.presets import to_yaml
 from cddpm_core.runs import Run
+from cddpm_core.sampling import autocast
 
 
 def test_device_that_is_not_there_is_one_sentence(tiny):
@@ -22,6 +23,17 @@ def test_device_that_is_not_there_is_one_sentence(tiny):
     absent = next(kind for kind in ("mps", "cuda") if best is None or best.type != kind)
     with pytest.raises(UserError, match=f"device: '{absent}' is not there"):
         device_of(tiny.replace(device=absent))
+
+
+def test_bf16_is_left_where_it_is_only_imitated(monkeypatch):
+    assert computes_bf16("mps")
+    for there in (True, False):
+        monkeypatch.setattr(devices, "computes_bf16", lambda device, there=there: there)
+        assert arithmetic_of("bf16", "cpu") == ("bfloat16" if there else "float32")
+        assert arithmetic_of("no", "cpu") == "float32"
+        with autocast("cpu", "bf16"):
+            product = torch.ones(2, 2) @ torch.ones(2, 2)
+        assert product.dtype is (torch.bfloat16 if there else torch.float32)
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from cddpm_core import optim
 from cddpm_core.model import make_model
-from cddpm_core.optim import KernelMuon, lr_factor, make_optimizers
+from cddpm_core.optim import KernelMuon, lr_factor, make_optimizers, orthogonalised
 from cddpm_core.params import Params
 
 
@@ -19,7 +20,7 @@ def network(seed: int = 0) -> nn.Sequential:
 
 
 def images(seed: int) -> torch.Tensor:
-    return torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
 
 
 def steps(model, optimizer, seeds):
@@ -43,6 +44,38 @@ def test_muon_updates_the_kernels_through_their_views():
         assert values.min() > 0.3 and values.max() < 1.4
     for view, weight in zip(muon.param_groups[0]["params"], weights, strict=True):
         assert view.data_ptr() == weight.data_ptr() and view.ndim == 2
+
+
+@given(rows=st.integers(1, 40), columns=st.integers(1, 40), seed=st.integers(0, 99))
+def test_orthogonalised_is_the_iteration_step_by_step(rows, columns, seed):
+    matrix = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+    a, b, c = 3.4445, -4.7750, 2.0315
+    u, values, v = torch.linalg.svd((matrix / matrix.norm()).double(), full_matrices=False)
+    for _ in range(4):
+        values = a * values + b * values**3 + c * values**5
+    expected = (u * values @ v).float()
+    assert torch.allclose(orthogonalised(matrix, (a, b, c), 4, 1e-7), expected, atol=1e-3)
+
+
+def test_orthogonalised_of_zero_is_zero():
+    zero = torch.zeros(3, 5)
+    assert torch.equal(orthogonalised(zero, (3.4, -4.8, 2.0), 5, 1e-7), zero)
+
+
+def test_a_processor_without_bfloat16_takes_the_same_steps_in_float32(monkeypatch):
+    found = []
+    for bf16 in (True, False):
+        monkeypatch.setattr(optim, "computes_bf16", lambda device, bf16=bf16: bf16)
+        model = network()
+        muon = KernelMuon(list(model.parameters()), lr=0.05, weight_decay=0.1, ns_steps=4)
+        steps(model, muon, range(3))
+        found.append((model, muon.state_dict()["state"]))
+    (half, state), (full, other) = found
+    for a, b, before in zip(half.parameters(), full.parameters(), network().parameters(),
+                            strict=True):
+        assert (a - b).norm() < 0.03 * (a - before).norm() and not torch.equal(a, b)
+    assert state.keys() == other.keys()
+    assert all(state[key].keys() == other[key].keys() for key in state)
 
 
 def test_muon_lowers_a_loss():

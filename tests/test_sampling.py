@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tqdm import tqdm
 
+from cddpm_core import devices
 from cddpm_core.data import ConditionDataset
 from cddpm_core.errors import UserError
 from cddpm_core.labels import to_multi_hot
@@ -195,7 +196,8 @@ def test_all_timesteps_are_walked_by_default(model, scheduler):
     assert [moment["timestep"] for moment in seen] == list(range(19, -1, -1))
 
 
-def test_bf16_is_near_full_precision(model, scheduler):
+def test_bf16_is_near_full_precision(model, scheduler, monkeypatch):
+    monkeypatch.setattr(devices, "computes_bf16", lambda device: True)
     options = {"sampler": "dpm_solver++", "num_inference_steps": 4}
     full, half = (sample(model, scheduler, LABELS, [1, 2, 3], mixed_precision=m, **options)
                   for m in ("no", "bf16"))
