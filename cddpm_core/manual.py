@@ -30,7 +30,8 @@ def manual(folder: Path) -> str:
             "`cddpm_core/params.py`. The same values are allowed from papermill, make and "
             "Python. This file is written by `python -m cddpm_core manual`.\n\n"
             f"{table}\n\n"
-            "The files of `ablations/` are quick with one thing changed each:\n\n"
+            "A key that a params file leaves out has the value of quick. The files of "
+            "`ablations/` hold one thing that they change:\n\n"
             f"{_listed(folder / 'ablations')}\n\n"
             "Those of `experiments/` add an experiment to the run `quick` (`make experiments`):\n\n"
             f"{_listed(folder / 'experiments')}\n")

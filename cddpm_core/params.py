@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args, get_origin, get_type_hints
 
+from cddpm_core.checks import check_together
 from cddpm_core.errors import UserError, did_you_mean, shown
 
 SAMPLER_NAMES = ("ddpm", "ddim", "dpm_solver++", "sde_dpm_solver++", "unipc", "heun")
@@ -40,7 +40,7 @@ class Params:
     device: str = _key("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
     title: str = _key("Conditional DDPM on i-CLEVR", "title of the report")
     author: str = _key("", "author of the report")
-    student_id: str = _key("", "number that stands after the author, and names the submission")
+    student_id: str = _key("", "number after the author, and in the submission's folder name")
     language: str = _key("en", "language the report is marked as, a code such as en or zh")
     font_paths: list[str] = _key([], "fonts for characters in title and author that no other has")
 
@@ -106,7 +106,7 @@ class Params:
                                  low=0.0, high=1.0)
     label_drop: float = _key(0.1, "share of labels dropped, for classifier-free guidance",
                              low=0.0, high=1.0)
-    ema_decay: float = _key(0.998, "decay of the moving average of the weights; 0: none",
+    ema_decay: float = _key(0.995, "decay of the moving average of the weights; 0: none",
                             low=0.0, high=1.0)
     mixed_precision: str = _key("bf16", "arithmetic of the network", choices=("no", "bf16"))
     evaluate_every: int = _key(1, "epochs between accuracies and grids; 0: only at the end", low=0)
@@ -141,7 +141,7 @@ class Params:
                                   low=0)
 
     def __post_init__(self) -> None:
-        _check_together(self)
+        check_together(self)
 
     def replace(self, **changes: Any) -> Params:
         """Return a copy with some values changed, checked like any other."""
@@ -154,69 +154,6 @@ class Params:
 
 FIELDS = {f.name: f for f in dataclasses.fields(Params)}
 _TYPES = get_type_hints(Params)
-
-
-def _check_together(p: Params) -> None:
-    if not re.fullmatch("([A-Za-z0-9][A-Za-z0-9_-]*)?", p.student_id):
-        raise UserError(f"student_id: expected letters, digits, '_' and '-', found "
-                        f"{shown(p.student_id)}")
-    if not re.fullmatch("[a-z]{2,3}", p.language):
-        raise UserError(f"language: expected a code of two or three small letters such as 'en' or "
-                        f"'zh', found {shown(p.language)}")
-    if len(p.blocks) > 10:
-        raise UserError(f"blocks: expected at most 10 levels, found {len(p.blocks)}")
-    if len(p.blocks) != len(p.channels) or not p.blocks:
-        raise UserError(
-            f"blocks and channels: expected two lists of the same length, one entry a level, "
-            f"found {len(p.blocks)} and {len(p.channels)} entries"
-        )
-    if p.class_emb_size % 4:
-        raise UserError(f"class_emb_size: expected a multiple of 4, found {p.class_emb_size}")
-    if p.backbone == "u_vit" and (any(p.blocks[:-1]) or not p.blocks[-1]):
-        raise UserError(f"blocks: u_vit has attention at the last level alone, expected "
-                        f"{[0] * (len(p.blocks) - 1) + [1]}, found {p.blocks}")
-    # The innermost level has attention whatever blocks says.
-    attending = [c for c, block in zip(p.channels, [*p.blocks[:-1], 1], strict=True) if block]
-    width = p.class_emb_size // 4 * math.gcd(*attending)
-    if width % p.attention_head_dim:
-        raise UserError(
-            f"attention_head_dim: expected a divisor of {width}, which divides the width of every "
-            f"level with attention, found {p.attention_head_dim}"
-        )
-    shrink = p.patch_size * 2 ** (len(p.blocks) - 1)
-    if p.image_size % shrink:
-        raise UserError(
-            f"image_size: expected a multiple of {shrink} (patch_size {p.patch_size} and "
-            f"{len(p.blocks)} levels), found {p.image_size}"
-        )
-    if p.num_inference_steps > p.num_train_timesteps:
-        raise UserError(
-            f"num_inference_steps: expected at most num_train_timesteps "
-            f"({p.num_train_timesteps}), found {p.num_inference_steps}"
-        )
-    if p.guidance_scale != 1 and p.label_drop == 0:
-        raise UserError(
-            f"guidance_scale: {p.guidance_scale:g} needs a model that has seen dropped labels, "
-            "expected label_drop above 0 or guidance_scale 1"
-        )
-    if len(p.guidance_interval) != 2 or p.guidance_interval[0] > p.guidance_interval[1]:
-        raise UserError("guidance_interval: expected two shares of T, the lower one first, found "
-                        f"{p.guidance_interval}")
-    if p.loss_weighting == "velocity" and p.prediction_type == "epsilon":
-        raise UserError(
-            "loss_weighting: velocity weighs an error of epsilon without bound in pure noise, "
-            "expected uniform, min_snr or balanced with prediction_type epsilon"
-        )
-    if p.sampler in ("ddim", "unipc") and p.num_train_timesteps % p.num_inference_steps:
-        raise UserError(
-            f"num_inference_steps: {p.sampler} needs a divisor of num_train_timesteps "
-            f"({p.num_train_timesteps}), found {p.num_inference_steps}"
-        )
-    if p.sampler == "ddpm" and p.num_inference_steps != p.num_train_timesteps:
-        raise UserError(
-            f"sampler: ddpm walks all timesteps, expected num_inference_steps "
-            f"{p.num_train_timesteps}, found {p.num_inference_steps}"
-        )
 
 
 def sampling_arms(p: Params) -> list[Params]:

@@ -24,7 +24,8 @@ PARAMS = Params(run="first", class_emb_size=16, blocks=[1], channels=[1], layers
                 transformer_blocks=1, attention_head_dim=4, patch_size=8, batch_size=4, epochs=4,
                 num_train_timesteps=20, num_inference_steps=5, lr_warmup_steps=1,
                 evaluate_every=0, mixed_precision="no", device="cpu", evaluator_epochs=4,
-                loss_weighting="velocity", sampler="sde_dpm_solver++", guidance_scale=4.0)
+                loss_weighting="velocity", sampler="sde_dpm_solver++", guidance_scale=4.0,
+                ema_decay=0.998)
 
 
 def small_set(folder: Path) -> Path:

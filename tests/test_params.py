@@ -83,20 +83,6 @@ def test_bad_values_are_named_in_one_sentence(key, value, words):
     assert words in str(error.value) and str(error.value).startswith("a.yaml: ")
 
 
-@pytest.mark.parametrize(("values", "words"), [
-    ({"blocks": [0], "channels": [1, 2]}, "same length"),
-    ({"image_size": 60}, "image_size: expected a multiple of 8"),
-    ({"num_train_timesteps": 10}, "num_inference_steps: expected at most"),
-    ({"prediction_type": "epsilon", "loss_weighting": "velocity"},
-     "loss_weighting: velocity weighs an error of epsilon"),
-    ({"label_drop": 0}, "guidance_scale: 3 needs a model that has seen dropped labels"),
-    ({"sampler": "ddpm"}, "sampler: ddpm walks all timesteps"),
-])
-def test_values_that_do_not_go_together(values, words):
-    with pytest.raises(UserError, match=words):
-        resolve(values)
-
-
 @given(st.text(max_size=12), st.none() | st.booleans() | st.integers() | st.floats() | st.text()
        | st.lists(st.integers(), max_size=3))
 def test_anything_gives_parameters_or_one_sentence(key, value):
