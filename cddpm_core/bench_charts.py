@@ -44,7 +44,7 @@ def scale_figure(scale: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     ``scale`` is what `scale.run_scale` returns.
     """
     panels = {name: list(dict.fromkeys(arm["grows"] for arm in arms))
-              for name, arms in scale.items()}
+              for name, arms in scale.items() if arms}
     columns = max(map(len, panels.values()))
     figure, axes = plt.subplots(len(panels), columns, squeeze=False, sharey="row",
                                 figsize=(WIDTH, 2.1 * len(panels) + 0.3))

@@ -43,11 +43,12 @@ def arithmetic_text(bench: Mapping[str, Any]) -> str:
         return ""
     used, products = part["training_flops_per_second"], part["matrix_flops_per_second"]
     most = products[part["arithmetic"]]
+    rates = " and ".join(f"{rate / 1e9:,.0f} billion a second in {kind}"
+                         for kind, rate in products.items())
     return (f"Training does {part['training_flops_per_image'] / 1e9:.2f} billion floating-point "
             f"operations an image in its forward and backward pass, {used / 1e9:,.0f} billion a "
-            f"second. Large matrix products reach {products['float32'] / 1e9:,.0f} billion a "
-            f"second in float32 and {products['bfloat16'] / 1e9:,.0f} in bfloat16 on this machine, "
-            f"and training in {part['arithmetic']} is at {used / most:.0%} of that rate.\n")
+            f"second. Large matrix products reach {rates} on this machine, and training in "
+            f"{part['arithmetic']} is at {used / most:.0%} of that rate.\n")
 
 
 def race_tables(bench: Mapping[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 import time
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from cddpm_core.trainer import Trainer
 
 __all__ = ["run_scale"]
 
-SCENES = 40  # rendered to have pictures of any size; their number does not change the cost
+SCENES = 40  # rendered to have pictures of any size; the rows drawn are those that vary in them
 
 
 def run_scale(run: Run, *, factors: Sequence[float] = (0.5, 1, 2), steps: int = 6
@@ -36,7 +35,8 @@ def run_scale(run: Run, *, factors: Sequence[float] = (0.5, 1, 2), steps: int = 
     images, and the batch, four times as far; for sampling the steps and the batch. Each is
     multiplied by ``factors``, where the configuration of ``run`` and the memory allow it. An arm
     has a process of its own and takes ``steps`` training steps, or draws one batch, after a first
-    round that is not counted. Networks are untrained, which costs the same.
+    round that is not counted. Networks are untrained, which costs the same, and draw the rows that
+    vary in a few rendered scenes, whatever the data of the run.
 
     An arm is a dict with ``grows``, ``value``, ``seconds_per_image``, ``parameters`` and
     ``peak_mib``.
@@ -56,11 +56,20 @@ def run_scale(run: Run, *, factors: Sequence[float] = (0.5, 1, 2), steps: int = 
             for name, (measure, arms) in work.items():
                 for key, arm in arms:
                     about = {"grows": key, "value": getattr(arm, key)}
-                    with contextlib.suppress(BrokenProcessPool, RuntimeError):  # no memory for it
+                    try:
                         made = in_its_own_process(measure, arm, folder, steps)
                         found[name].append({**about, **made})
+                    except (BrokenProcessPool, RuntimeError) as error:
+                        if not _no_memory(error):
+                            raise
                     bar.update()
     return found
+
+
+def _no_memory(error: Exception) -> bool:
+    """Whether a process was killed or refused memory; a CPU's refusal is a plain `RuntimeError`."""
+    return (isinstance(error, BrokenProcessPool | torch.OutOfMemoryError)
+            or "allocate memory" in str(error))
 
 
 def _grown(params: Params, key: str, factors: Sequence[float]) -> list[tuple[str, Params]]:

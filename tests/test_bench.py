@@ -37,7 +37,8 @@ def test_bench_writes_ratios_with_their_range(trained):
         assert all(peak > 50 for peak in part["peak_mib"].values())
     assert found["rendering"]["seconds_for_18009"] > 0
     micro = found["sampling_vs_seed_loop"]["micro"]
-    assert micro["evaluator"]["kind"] == "stand-in" and 0 <= micro["ours"] <= 1
+    assert micro["evaluator"]["kind"] == "stand-in"
+    assert 0 <= micro["ours"] <= 1 and 0 <= micro["seed_loop"] <= 1
     assert found["made_with"]["torch"]
     arithmetic = found["arithmetic"]
     assert 0 < arithmetic["training_flops_per_second"] < max(

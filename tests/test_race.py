@@ -1,5 +1,7 @@
+import json
 import time
 
+import numpy as np
 import pytest
 
 from cddpm_core import evaluation, race, standin
@@ -63,7 +65,8 @@ def test_the_peer_trains_and_draws_single_objects(run):
     pytest.importorskip(race.PEER, reason="the peer is installed by make bench alone")
     params = run.params()
     made = race._peer(params, str(data_source(params, run).folder), True, 0.01, race.SINGLES[:3])
-    assert made["drawn"].shape == (3, 3, 64, 64) and made["images"] == 16 * made["steps"]
+    average, last = made["drawn"]
+    assert average.shape == last.shape == (3, 3, 64, 64) and made["images"] == 16 * made["steps"]
 
 
 def test_only_images_of_one_object_are_seen_where_that_is_asked(run):
@@ -88,3 +91,46 @@ def test_tables_name_recipes_minutes_and_evaluator():
 
 def test_peak_memory_is_that_of_a_process():
     assert 50 < peak_mib() < 1e6
+
+
+def test_peak_memory_is_not_that_of_the_parent():
+    held = np.ones((1600, 2**20), np.uint8)  # 1600 MiB
+    del held
+    assert peak_mib() > 1600
+    # The other process has loaded what this one has, and no more.
+    assert 50 < race.in_its_own_process(dict)["peak_mib"] < peak_mib() - 1000
+
+
+def test_a_peer_that_fails_costs_no_other_arm(run, tiny, monkeypatch):
+    monkeypatch.setattr(race, "resolve", lambda values: tiny.replace(num_train_timesteps=100))
+    monkeypatch.setattr(race, "find_spec", lambda name: name)
+
+    def work(train, *arguments):
+        if train is race._peer:
+            raise ImportError("no such name")
+        sets = arguments[-1]
+        return {"steps": 1, "images": 1, "parameters": 1, "peak_mib": 1.0,
+                "drawn": [np.zeros((len(sets), 3, 64, 64), np.float32)]}
+
+    monkeypatch.setattr(race, "in_its_own_process", work)
+    saved = []
+    found = run_race(run, minutes=1, save=lambda found: saved.append(json.dumps(found)))
+    assert list(found["against_peer"]["arms"]) == ["ours"] and len(saved) == 5
+    assert "denoising-diffusion-pytorch failed: ImportError: no such name" in (
+        found["against_peer"]["missing"])
+    assert json.loads(saved[-1]) == found
+
+
+def test_the_recipes_see_the_same_images(run, tiny, monkeypatch):
+    run.write_params(run.params().replace(holdout="test_conditions", seed=7))
+    monkeypatch.setattr(race, "find_spec", lambda name: None)
+    seen = []
+
+    def work(train, params, *arguments):
+        seen.append((params.holdout, params.image_size, params.seed))
+        return {"steps": 1, "images": 1, "parameters": 1, "peak_mib": 1.0,
+                "drawn": [np.zeros((len(arguments[-1]), 3, 64, 64), np.float32)]}
+
+    monkeypatch.setattr(race, "in_its_own_process", work)
+    run_race(run, minutes=1)
+    assert set(seen) == {("test_conditions", 64, 7)}

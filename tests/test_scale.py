@@ -1,0 +1,53 @@
+from concurrent.futures.process import BrokenProcessPool
+
+import pytest
+import torch
+
+from cddpm_core import scale
+from cddpm_core.runs import Run
+from cddpm_core.scale import _grown, run_scale
+
+
+@pytest.fixture
+def run(tiny, tmp_path):
+    run = Run("tiny", outputs=tmp_path)
+    run.write_params(tiny.replace(run="tiny", batch_size=4, sample_batch_size=2))
+    return run
+
+
+def test_one_thing_grows_at_a_time_as_far_as_it_goes_with_the_others(tiny):
+    arms = _grown(tiny.replace(image_size=64), "image_size", (0.01, 0.5, 1, 2))
+    assert [(key, arm.image_size) for key, arm in arms] == [
+        ("image_size", 32), ("image_size", 64), ("image_size", 128)]
+    assert all(arm.replace(image_size=64) == tiny.replace(image_size=64) for _, arm in arms)
+
+
+def test_what_no_memory_is_there_for_is_left_out(run, monkeypatch):
+    refusals = [BrokenProcessPool("killed"), torch.OutOfMemoryError("CUDA out of memory"),
+                RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+
+    def measure(work, arm, folder, steps):
+        if work is scale._train and refusals:
+            raise refusals.pop()
+        return {"seconds_per_image": 1.0, "parameters": 1, "peak_mib": 100.0}
+
+    monkeypatch.setattr(scale, "in_its_own_process", measure)
+    found = run_scale(run, factors=(1,))
+    assert found["training"] == []
+    assert [arm["grows"] for arm in found["sampling"]] == ["num_inference_steps",
+                                                           "sample_batch_size"]
+
+
+def test_another_error_is_no_lack_of_memory(run, monkeypatch):
+    def measure(*_):
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr(scale, "in_its_own_process", measure)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        run_scale(run, factors=(1,))
+
+
+def test_a_refusal_of_memory_by_the_machine_is_known():
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert scale._no_memory(error.value)
