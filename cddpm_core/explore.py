@@ -29,18 +29,22 @@ __all__ = ["draw", "explorer"]
 NOTHING = "–"
 
 
-def draw(model: ClassConditionedUnet, scheduler: DDPMScheduler, evaluator: Evaluator,
+def draw(model: ClassConditionedUnet, scheduler: DDPMScheduler, evaluator: Evaluator | None,
          names: Sequence[str], params: Params) -> dict[str, Any]:
     """Return what comes of one label set, drawn with the seed and sampler of ``params``.
 
     ``image`` is (3, H, W) in [-1, 1]; ``film`` a picture of x_t, stretched to its range,
     above the predicted x_0 at ``params.denoise_steps`` moments; ``score`` the entry of
-    `evaluator.score`; ``seconds`` the time of drawing.
+    `evaluator.score`, None without an evaluator; ``seconds`` the time of drawing. `UserError` for
+    guidance by an evaluator that is not there.
     """
+    if evaluator is None and params.evaluator_guidance:
+        raise UserError("evaluator_guidance: no evaluator is trained yet to guide with, expected 0 "
+                        "or a run that is scored")
     started = time.perf_counter()
     moments = trajectory(model, scheduler, to_multi_hot(names), image_seeds(params.seed, 1)[0],
                          moments=params.denoise_steps,
-                         **sampling_options(params, evaluator.log_likelihood))
+                         **sampling_options(params, evaluator and evaluator.log_likelihood))
     x_t, x_0 = (torch.stack([moment[key] for moment in moments]) for key in ("x_t", "x_0"))
     pictures = model.denormalise(x_0.to(model.device)).cpu()
     noisy = rescale(x_t) * 2 - 1
@@ -48,16 +52,17 @@ def draw(model: ClassConditionedUnet, scheduler: DDPMScheduler, evaluator: Evalu
     below = pictures.shape[2] - model.top - noisy.shape[2]
     noisy = F.pad(noisy, (0, 0, model.top, below), value=1.0)
     seconds = time.perf_counter() - started
-    found = score(evaluator(pictures[-1:]), [tuple(names)])
-    return {"image": pictures[-1], "seconds": seconds, "score": found["conditions"][0],
+    found = evaluator and score(evaluator(pictures[-1:]), [tuple(names)])["conditions"][0]
+    return {"image": pictures[-1], "seconds": seconds, "score": found,
             "film": grid_image(torch.cat([noisy, pictures]), per_row=len(moments), scale=1)}
 
 
-def explorer(model: ClassConditionedUnet, scheduler: DDPMScheduler, evaluator: Evaluator,
+def explorer(model: ClassConditionedUnet, scheduler: DDPMScheduler, evaluator: Evaluator | None,
              params: Params) -> widgets.Widget:
     """Return controls for labels, seed and sampler, with image, score and film below.
 
-    They begin with one object and the values of ``params``; each change draws anew.
+    They begin with one object and the values of ``params``; each change draws anew. Without an
+    evaluator there is no score.
     """
     last = scheduler.config.num_train_timesteps
     objects = [widgets.Dropdown(options=[NOTHING, *OBJECTS], value=value, description=f"object {i}")
@@ -80,7 +85,7 @@ def explorer(model: ClassConditionedUnet, scheduler: DDPMScheduler, evaluator: E
     said = widgets.HTML()
     for widget, name in ((image, "drawn-image"), (film, "drawn-film"), (said, "drawn-score")):
         widget.add_class(name)
-    about = (evaluator_phrase(evaluator_facts(evaluator))
+    about = (evaluator_phrase(evaluator_facts(evaluator) if evaluator else {})
              + (GUIDED if params.evaluator_guidance else ""))
 
     def show(_: Any = None) -> None:
@@ -105,7 +110,9 @@ def explorer(model: ClassConditionedUnet, scheduler: DDPMScheduler, evaluator: E
         widgets.HBox([image, said]), film])
 
 
-def _score_table(found: dict[str, Any], about: str, seconds: float) -> str:
+def _score_table(found: dict[str, Any] | None, about: str, seconds: float) -> str:
+    if found is None:
+        return f"<p>not scored: {about}; drawn in {seconds:.1f} s</p>"
     rows = "".join(f"<tr><td>{name}</td><td>{probability:.3f}</td>"
                    f"<td>{'found' if hit else 'missed'}</td></tr>"
                    for name, probability, hit in zip(found["labels"], found["probabilities"],

@@ -6,6 +6,7 @@ import torch
 from conftest import awake
 from PIL import Image
 
+from cddpm_core.errors import UserError
 from cddpm_core.evaluator import Evaluator, build_resnet18
 from cddpm_core.explore import draw, explorer
 from cddpm_core.model import model_for
@@ -40,6 +41,17 @@ def test_a_drawing_is_image_score_and_film(parts, tiny):
     assert torch.equal(made["image"], draw(*parts, ["red cube", "cyan sphere"], tiny)["image"])
     other = draw(*parts, ["red cube", "cyan sphere"], tiny.replace(seed=4))
     assert not torch.equal(made["image"], other["image"])
+
+
+def test_without_an_evaluator_it_draws_and_says_that_nothing_is_scored(parts, tiny):
+    model, scheduler, evaluator = parts
+    made = draw(model, scheduler, None, ["red cube"], tiny)
+    assert made["score"] is None
+    assert torch.equal(made["image"], draw(*parts, ["red cube"], tiny)["image"])
+    (said,) = found(explorer(model, scheduler, None, tiny), "drawn-score")
+    assert "not scored: no evaluator yet" in said.value
+    with pytest.raises(UserError, match="evaluator_guidance: no evaluator is trained yet"):
+        draw(model, scheduler, None, ["red cube"], tiny.replace(evaluator_guidance=1.0))
 
 
 def picture(widget):
