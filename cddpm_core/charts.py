@@ -177,7 +177,8 @@ def runs_figure(groups: Sequence[Group]) -> Figure:
             values = group.values(name, "micro")
             axis.plot(values, [row + offset] * len(values), ".", color=colour, alpha=0.5, ms=3)
     axis.set(xlabel="micro accuracy", yticks=range(len(groups)),
-             yticklabels=[group.name for group in groups])
+             yticklabels=[group.name + ("\nguided by the evaluator" if group.guided else "")
+                          for group in groups])
     axis.invert_yaxis()
     axis.legend()
     return figure

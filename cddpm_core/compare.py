@@ -37,6 +37,11 @@ class Group:
         return self.runs[0].run.name
 
     @property
+    def guided(self) -> bool:
+        """Whether the evaluator has helped to draw what it scores."""
+        return any(facts.params.evaluator_guidance for facts in self.runs)
+
+    @property
     def seeds(self) -> list[int]:
         """The seeds of its runs."""
         return [facts.params.seed for facts in self.runs]

@@ -235,9 +235,8 @@ def runs_table(facts: Facts, groups: Sequence[Group]) -> str:
                      duration(fmean(group.values("train", "seconds")))])
     header = ["run", "differs in", "seeds", *(f"{name} {metric}" for name in CONDITION_FILES
                                               for metric in ("micro", "macro")), "training"]
-    aided = any(about.params.evaluator_guidance for group in groups for about in group.runs)
     note = (f"; those with {code('evaluator_guidance')} were drawn with guidance by that evaluator"
-            if aided else "")
+            if any(group.guided for group in groups) else "")
     return table(header, rows, "Runs side by side: means over seeds with their 95 % intervals, "
                  f"where there is more than one seed ({facts.origin()}{note}).")
 

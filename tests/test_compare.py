@@ -1,9 +1,11 @@
 import math
 
+import matplotlib.pyplot as plt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cddpm_core.charts import runs_figure
 from cddpm_core.compare import check_runs, group_runs, interval
 from cddpm_core.errors import UserError
 from cddpm_core.facts import read_facts
@@ -80,3 +82,12 @@ def test_an_interval_holds_its_mean_and_shrinks_to_nothing_for_equal_values(valu
     mean, half = interval(values)
     assert min(values) - 1e-9 <= mean <= max(values) + 1e-9 and half >= 0
     assert interval([values[0]] * 3)[1] == pytest.approx(0, abs=1e-9)
+
+
+def test_a_run_the_evaluator_helps_to_draw_is_named_in_the_figure(runs, tmp_path):
+    run = Run("plain", outputs=tmp_path)
+    run.write_params(run.params().replace(evaluator_guidance=2.0))
+    figure = runs_figure(group_runs(facts(tmp_path), runs))
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
+        "base", "plain\nguided by the evaluator"]
+    plt.close(figure)

@@ -177,6 +177,9 @@ def test_the_scale_figure_has_a_panel_for_each_thing_that_grows():
     memory = [axis for axis in figure.axes if axis not in shown and axis.lines]
     assert [line.get_ydata().tolist() for line in memory[0].lines] == [[2, 2]]
     plt.close(figure)
+    figure = scale_figure({"training": [arm("batch_size", 32)], "sampling": []})
+    assert [axis.get_xlabel() for axis in figure.axes if axis.get_xlabel()] == ["batch"]
+    plt.close(figure)
 
 
 def test_rows_of_runs_show_their_images_in_order(tmp_path):
