@@ -72,11 +72,12 @@ def restored(model: ClassConditionedUnet, scheduler: DDPMScheduler, evaluator: E
     labels = torch.stack([to_multi_hot(names) for names in label_sets])
     found = {0: score(evaluator(evaluator.resized(images)), label_sets)["micro"]}
     for strength in strengths:
-        seen: list[dict[str, Any]] = []
+        seen: list[int] = []
         again = sample(model, scheduler, labels, image_seeds(seed, len(labels)), images=images,
-                       strength=strength, bar=bar, callback=seen.append, **options)
+                       strength=strength, bar=bar, **options,
+                       callback=lambda moment, seen=seen: seen.append(moment["timestep"]))
         scored = score(evaluator(evaluator.resized(again)), label_sets)
-        found[seen[0]["timestep"]] = scored["micro"]
+        found[seen[0]] = scored["micro"]
     return [{"timestep": timestep, "micro": micro} for timestep, micro in found.items()]
 
 

@@ -24,7 +24,7 @@ class OutputsHandler(LocalHandler):
         Raises `ClickException`, which papermill's command line prints as one sentence, if it is
         a notebook of this package with an unknown parameter or a value of the wrong type.
         """
-        if "open_run(globals()" in buf:
+        if "run, p = open_" in buf:
             _check(json.loads(buf))
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         super().write(buf, path)

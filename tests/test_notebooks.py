@@ -57,7 +57,7 @@ def test_opens_with_prose_then_parameters_then_the_run(name):
     prose, parameters, opened = read(name).cells[:3]
     assert prose.cell_type == "markdown" and prose.source.startswith("# ")
     assert parameters.metadata.tags == ["parameters"]
-    assert "run, p = open_run(globals()" in opened.source
+    assert "run, p = open_" in opened.source
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 
@@ -21,3 +22,14 @@ def test_an_unknown_name_is_an_attribute_error():
 def test_importing_the_package_does_not_load_torch():
     code = "import sys, cddpm_core, cddpm_core.params; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_modules_import_one_way_as_the_readme_lists_them():
+    table = (ROOT / "README.md").read_text().split("| modules | hold |")[1].split("\n\n")[0]
+    rows = [re.findall(r"`(\w+)`", line.split("|")[1]) for line in table.splitlines()[2:]]
+    place = {name: i for i, names in enumerate(rows) for name in names}
+    files = {path.stem: path for path in (ROOT / "cddpm_core").glob("*.py")}
+    assert set(place) == set(files) - {"__init__", "__main__"}
+    for name in place:
+        for other in re.findall(r"^from cddpm_core\.(\w+) import", files[name].read_text(), re.M):
+            assert place[other] <= place[name], f"{name} imports {other}"
