@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import torch
 from safetensors.torch import save_file
 
 from cddpm_core.errors import UserError
@@ -35,6 +36,8 @@ def test_holds_parameters_inputs_versions_and_every_file(made, rendered):
     assert set(manifest["inputs"]) == {"data", "evaluator"}
     assert manifest["inputs"]["data"]["path"] == str(rendered / "train.json")
     assert {"torch", "diffusers", "commit", "machine"} <= set(manifest["made_with"])
+    assert torch.backends.cpu.get_cpu_capability() in manifest["made_with"]["machine"]
+    assert manifest["made_with"]["arithmetic"] in ("float32", "bfloat16")
     assert verify(run) == []
 
 
