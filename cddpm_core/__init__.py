@@ -23,6 +23,7 @@ _NAMES = {
     "evaluation": ("draw_and_score", "get_evaluator", "save_images"),
     "trainer": ("Trainer",),
     "training": ("load_trained", "train"),
+    "pretrained": ("pretrained_run",),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 

@@ -82,6 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--repeats", type=int, default=3, help="turns of each arm")
     command.add_argument("--minutes", type=float, default=3.0,
                          help="minutes that each recipe trains for; 0 leaves these out")
+    command = add("pack", _pack, "make a run the one whose weights come with the package")
+    command.add_argument("--run", default="quick", help="the trained run")
     add("manual", _manual, "write params/README.md from the schema")
     add("lab", _lab, "open JupyterLab on the notebooks")
     add("test", _test, "run the tests; further arguments go to pytest")
@@ -216,6 +218,16 @@ def _verify(options: argparse.Namespace) -> int:
     if faults:
         raise UserError(f"{run.folder}: {len(faults)} files are not as manifest.json says")
     print(f"{os.path.relpath(run.folder)}: every file is as manifest.json says")
+    return 0
+
+
+def _pack(options: argparse.Namespace) -> int:
+    from cddpm_core.pretrained import pack
+
+    packed = pack(Run(options.run))
+    found = packed.read("metrics.json")
+    print(", ".join(f"{name}: micro {found[name]['micro']:.4f}" for name in ("test", "new_test")))
+    print(os.path.relpath(packed.folder))
     return 0
 
 
