@@ -41,7 +41,7 @@ def open_trained(namespace: Mapping[str, Any]) -> tuple[Run, Params]:
     named = given.name if isinstance(given, Run) else given
     if named != NAME:
         run, params = open_run(namespace, write=False)
-        if named or (run / "model").exists():
+        if named or (run / "model").exists() or not pretrained_run().folder.exists():
             return run, params
     run = pretrained_run()
     return run, from_notebook({**namespace, "run": NAME}, run.params().to_dict())

@@ -14,15 +14,17 @@ __all__ = ["write_submission"]
 
 CODE = ("cddpm_core", "notebooks", "params", "tests", "pyproject.toml", "environment.yml",
         "Makefile", "README.md", "LICENSE")
-LEFT_OUT = {"__pycache__", ".ipynb_checkpoints", ".pytest_cache", ".hypothesis"}
+LEFT_OUT = {"__pycache__", ".ipynb_checkpoints", ".pytest_cache", ".hypothesis",
+            "pretrained"}  # weights that are not the student's
 
 
 def write_submission(run: Run) -> Path:
     """Write ``outputs/<run>.zip`` and return its path.
 
-    It holds ``report.pdf``, the code, and ``images/test/0.png`` ... and
-    ``images/new_test/0.png`` ..., numbered in the order of the condition files; all below a
-    folder of the student's number, or of the run's name. The same files give the same zip.
+    It holds ``report.pdf``, the code (without the weights that come with it), and
+    ``images/test/0.png`` ... and ``images/new_test/0.png`` ..., numbered in the order of the
+    condition files; all below a folder of the student's number, or of the run's name. The same
+    files give the same zip.
     Raises `UserError` with the command that makes what is missing.
     """
     folder = run.params().student_id or run.name

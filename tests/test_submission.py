@@ -35,7 +35,8 @@ def test_holds_report_code_and_images_in_order(finished):
                                 for i in range(32)]
         assert {"code/cddpm_core/model.py", "code/notebooks/train.ipynb", "code/Makefile",
                 "code/cddpm_core/lab/test.json"} <= set(inside)
-        assert not any("code/outputs" in name or ".pyc" in name for name in inside)
+        assert not any("code/outputs" in name or ".pyc" in name or "pretrained/" in name
+                       for name in inside)
         with file.open("312554-027/images/new_test/7.png") as image:
             assert Image.open(image).getpixel((3, 3)) == (7, 8, 0)
 
