@@ -18,6 +18,7 @@ _NAMES = {
     "schedule": ("alpha_bar", "draw_timesteps", "make_scheduler", "sampling_scheduler", "snr"),
     "model": ("ClassConditionedUnet", "load_model", "make_model", "model_for"),
     "sampling": ("image_seeds", "sample", "sampling_options", "trajectory"),
+    "selection": ("kept_seeds", "sample_candidates", "support"),
     "evaluator": ("Evaluator", "load_official", "score"),
     "standin": ("stand_in",),
     "evaluation": ("draw_and_score", "get_evaluator", "save_images"),

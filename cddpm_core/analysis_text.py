@@ -72,13 +72,15 @@ def weights_table(facts: Facts) -> str:
     raw = facts.metrics["analyse"].get("raw")
     if not raw:
         return "There are no other weights than those that were evaluated.\n"
+    averaged = {file: facts.metrics[file].get("first", facts.metrics[file])
+                for file in CONDITION_FILES}
     rows = [[name, *(share(source[file][metric]) for file in CONDITION_FILES
                      for metric in ("micro", "macro"))]
-            for name, source in (("moving average (EMA)", facts.metrics),
-                                 ("of the last step", raw))]
+            for name, source in (("moving average (EMA)", averaged), ("of the last step", raw))]
     return table(["weights", *(f"{file} {metric}" for file in CONDITION_FILES
                                for metric in ("micro", "macro"))], rows,
-                 f"Averaged and raw weights, drawn from the same seeds ({facts.origin()}).")
+                 "Averaged and raw weights, drawn from the same seeds, one image for each label "
+                 f"set ({facts.origin()}).")
 
 
 @needs("analyse")

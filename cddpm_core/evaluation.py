@@ -16,8 +16,9 @@ from cddpm_core.evaluator import Evaluator, load_official, score
 from cddpm_core.model import ClassConditionedUnet
 from cddpm_core.params import Params
 from cddpm_core.runs import Run, atomic, progress
-from cddpm_core.sampling import image_seeds, sample, sampling_options
+from cddpm_core.sampling import image_seeds, sampling_options
 from cddpm_core.schedule import sampling_scheduler
+from cddpm_core.selection import NOISES, sample_candidates
 from cddpm_core.standin import stand_in
 
 __all__ = ["draw_and_score", "get_evaluator", "save_images", "to_uint8"]
@@ -44,22 +45,29 @@ def draw_and_score(model: ClassConditionedUnet, scheduler: DDPMScheduler, evalua
                    accelerator: Accelerator | None = None) -> tuple[torch.Tensor, dict[str, Any]]:
     """Return images (N, 3, H, W) in [-1, 1] for all conditions, and their score.
 
-    The score is that of `evaluator.score` with ``images_per_second`` added.
+    The score is that of `evaluator.score` with ``images_per_second`` added, which counts the
+    images that are kept. With several ``candidates`` it has ``kept`` too, the number of each, and
+    ``first``, the micro and macro accuracy of those numbered 0: without a choice.
     ``desc`` names a progress bar; none is shown without it. The processes of an
     ``accelerator`` draw a share each.
     """
-    batches = -(-len(conditions) // params.sample_batch_size)
+    batches = -(-len(conditions) * params.candidates // params.sample_batch_size)
     walk = sampling_scheduler(scheduler, params.sampler, params.num_inference_steps)
+    judged = len(NOISES) if params.candidates > 1 else 0
     started = time.perf_counter()
-    with progress(total=batches * len(walk.timesteps), desc=desc, unit="step",
+    with progress(total=batches * len(walk.timesteps) + judged, desc=desc, unit="step",
                   disable=desc is None) as bar:
-        images = sample(model, scheduler, conditions.labels,
-                        image_seeds(params.seed, len(conditions)), bar=bar,
-                        accelerator=accelerator,
-                        **sampling_options(params, evaluator.log_likelihood))
+        drawn, kept = sample_candidates(
+            model, scheduler, conditions.labels, image_seeds(params.seed, len(conditions)),
+            params.candidates, bar=bar, accelerator=accelerator,
+            **sampling_options(params, evaluator.log_likelihood))
     seconds = time.perf_counter() - started
-    scored = score(evaluator(evaluator.resized(images)), conditions.label_sets)
-    return images, {**scored, "images_per_second": round(len(images) / seconds, 3)}
+    images = drawn[torch.arange(len(drawn)), kept]
+    scored, first = (score(evaluator(evaluator.resized(chosen)), conditions.label_sets)
+                     for chosen in (images, drawn[:, 0]))
+    choice = {"kept": kept.tolist(), "first": {key: first[key] for key in ("micro", "macro")}}
+    return images, {**scored, **(choice if params.candidates > 1 else {}),
+                    "images_per_second": round(len(images) / seconds, 3)}
 
 
 def to_uint8(images: torch.Tensor) -> torch.Tensor:

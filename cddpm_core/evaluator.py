@@ -81,13 +81,13 @@ class Evaluator:
     def log_likelihood(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Return log p(label | image), shape (B,), of all 24 objects there or not.
 
-        Images are (B, 3, H, W) in [-1, 1], labels (B, 24) of 0 and 1; it can be differentiated
+        Images are (B, 3, H, W) in [-1, 1], labels multi-hot (B, 24); it can be differentiated
         by the images.
         """
         # Logits: a probability that has come to 0 or 1 would have no gradient.
         pixels = self.resized(images).to(self.device).float()
         logits = self.model.fc[0](_features(self.model, pixels))
-        each = functional.binary_cross_entropy_with_logits(logits, labels.to(logits),
+        each = functional.binary_cross_entropy_with_logits(logits, (labels > 0.5).to(logits),
                                                            reduction="none")
         return -each.sum(1).to(images.device)
 

@@ -23,6 +23,7 @@ from cddpm_core.model import ClassConditionedUnet
 from cddpm_core.params import Params
 from cddpm_core.sampling import image_seeds, sampling_options, trajectory
 from cddpm_core.schedule import SAMPLERS
+from cddpm_core.selection import kept_seeds
 
 __all__ = ["draw", "explorer"]
 
@@ -42,9 +43,11 @@ def draw(model: ClassConditionedUnet, scheduler: DDPMScheduler, evaluator: Evalu
         raise UserError("evaluator_guidance: no evaluator is trained yet to guide with, expected 0 "
                         "or a run that is scored")
     started = time.perf_counter()
-    moments = trajectory(model, scheduler, to_multi_hot(names), image_seeds(params.seed, 1)[0],
-                         moments=params.denoise_steps,
-                         **sampling_options(params, evaluator and evaluator.log_likelihood))
+    label, options = to_multi_hot(names), sampling_options(
+        params, evaluator and evaluator.log_likelihood)
+    seed, = kept_seeds(model, scheduler, label[None], image_seeds(params.seed, 1),
+                       params.candidates, **options)
+    moments = trajectory(model, scheduler, label, seed, moments=params.denoise_steps, **options)
     x_t, x_0 = (torch.stack([moment[key] for moment in moments]) for key in ("x_t", "x_0"))
     pictures = model.denormalise(x_0.to(model.device)).cpu()
     noisy = rescale(x_t) * 2 - 1
@@ -61,8 +64,8 @@ def explorer(model: ClassConditionedUnet, scheduler: DDPMScheduler, evaluator: E
              params: Params) -> widgets.Widget:
     """Return controls for labels, seed and sampler, with image, score and film below.
 
-    They begin with one object and the values of ``params``; each change draws anew. Without an
-    evaluator there is no score.
+    They begin with one object, one candidate and the values of ``params``; each change draws
+    anew. Without an evaluator there is no score.
     """
     last = scheduler.config.num_train_timesteps
     objects = [widgets.Dropdown(options=[NOTHING, *OBJECTS], value=value, description=f"object {i}")
@@ -78,6 +81,8 @@ def explorer(model: ClassConditionedUnet, scheduler: DDPMScheduler, evaluator: E
         "sampler": widgets.Dropdown(
             options=samplers, description="sampler",
             value=params.sampler if params.sampler in samplers else Params().sampler),
+        "candidates": widgets.IntSlider(value=1, min=1, max=12, description="candidates",
+                                        continuous_update=False),
         "seed": widgets.BoundedIntText(value=params.seed, min=0, max=2**31, description="seed"),
     }
     image = widgets.Image(format="png", width=256, height=256)
@@ -89,7 +94,7 @@ def explorer(model: ClassConditionedUnet, scheduler: DDPMScheduler, evaluator: E
              + (GUIDED if params.evaluator_guidance else ""))
 
     def show(_: Any = None) -> None:
-        names = sorted({w.value for w in objects} - {NOTHING}, key=OBJECTS.index)
+        names = list(dict.fromkeys(w.value for w in objects if w.value != NOTHING))
         if not names:
             said.value = "Choose at least one object."
             return

@@ -39,6 +39,13 @@ class Facts:
         guided = GUIDED if self.params.evaluator_guidance else ""
         return f"{data}; {evaluator_phrase(self.metrics.get('evaluator', {}))}{guided}"
 
+    def chosen(self) -> str:
+        """Return how the images of the condition files were chosen, said where they count."""
+        candidates = self.params.candidates
+        return "" if candidates == 1 else (
+            f"; of {candidates} images for each label set the one that the network itself takes "
+            "for the best")
+
 
 def read_facts(run: Run, params: Params) -> Facts:
     """Return what the run has written so far."""
@@ -59,7 +66,8 @@ def score_facts(scored: Mapping[str, Any]) -> dict[str, Any]:
     conditions = scored["conditions"]
     return {"micro": scored["micro"], "macro": scored["macro"],
             "hits": sum(sum(c["hits"]) for c in conditions), "objects": scored["objects"],
-            "solved": sum(all(c["hits"]) for c in conditions), "images": len(conditions)}
+            "solved": sum(all(c["hits"]) for c in conditions), "images": len(conditions),
+            **({"first": scored["first"]} if "first" in scored else {})}
 
 
 def evaluator_phrase(evaluator: Mapping[str, Any]) -> str:

@@ -99,6 +99,9 @@ def model_text(facts: Facts) -> str:
     binding = (
         f"In addition every object asked for is a learned token, and {read}. A token stands for a "
         "colour and its shape together, which a sum of embeddings does not keep together."
+        + (" To each is added a learned token of its place in the label: the objects were placed "
+           "in the order in which the labels name them, the first at the centre."
+           if p.ordered_tokens else "")
         if tokens else
         "A summed embedding says which objects there are; which colour belongs to which shape the "
         "network has to keep apart by itself.")
@@ -214,7 +217,22 @@ def sampling_text(params: Params) -> str:
         r"p(y \mid \hat x_0) .$$"
         "\n\nIts scores of these images say little about what the network has learned.")
     return (f"{walk}{guided}\n\nEach image has a random generator of its own, so that it does "
-            f"not depend on the batch it is drawn in. {judged}\n")
+            f"not depend on the batch it is drawn in. {_choice_text(params)}{judged}\n")
+
+
+def _choice_text(params: Params) -> str:
+    if params.candidates == 1:
+        return ""
+    return (f"For each label set {params.candidates} images are drawn, and **the network itself "
+            "keeps one of them**. It takes noise off each, at several noise levels $t$, once with "
+            "the label $y$ and once without each object $j$ of it. What leaving out an object "
+            "adds to the error says how much the image speaks for that object, and kept is the "
+            "image with the greatest\n\n"
+            r"$$\min_{j \in y} \sum_t w_t \left( \left\| \hat x_0(x_t, t, y \setminus j) - x_0 "
+            r"\right\|^2 - \left\| \hat x_0(x_t, t, y) - x_0 \right\|^2 \right), \qquad "
+            r"w_t = \frac{\sqrt{\bar\alpha_t}}{\sqrt{\bar\alpha_t} + "
+            r"\sqrt{1 - \bar\alpha_t}} .$$"
+            "\n\nDiffusion models classify images in this way (Li et al. 2023). ")
 
 
 @needs("evaluator", "train")

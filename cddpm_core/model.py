@@ -54,6 +54,8 @@ class ClassConditionedUnet(ModelMixin, ConfigMixin):
             have the same widths and whose last level is a transformer, which
             the object tokens join as members of its sequence.
         transformer_blocks: blocks of the `UViT`'s transformer.
+        ordered_tokens: add to each object's token a learned one of its place in the
+            label, which in i-CLEVR says what stands at the centre.
         rows: first row and the one after the last that the network draws; empty
             for all. The others are those of ``pixel_mean``.
 
@@ -69,7 +71,8 @@ class ClassConditionedUnet(ModelMixin, ConfigMixin):
                  image_size: int = 64, patch_size: int = 1, time_scale_shift: str = "default",
                  attention_head_dim: int = 8, conditioning: str = "class_embedding",
                  max_objects: int = 3, backbone: str = "unet",
-                 transformer_blocks: int = 4, rows: Sequence[int] = ()) -> None:
+                 transformer_blocks: int = 4, rows: Sequence[int] = (),
+                 ordered_tokens: bool = False) -> None:
         super().__init__()
         if layers_per_block > 64 or transformer_blocks > 256 or len(blocks) > 10:
             raise ValueError("expected at most 10 levels of 64 layers and 256 transformer blocks")
@@ -88,6 +91,8 @@ class ClassConditionedUnet(ModelMixin, ConfigMixin):
             token_size = channels[-1] * width if backbone == "u_vit" else class_emb_size // 2
             self.object_tokens = nn.Parameter(0.3 * torch.randn(num_classes, token_size))
             self.null_token = nn.Parameter(0.3 * torch.randn(token_size))
+            if ordered_tokens:
+                self.place_tokens = nn.Parameter(0.3 * torch.randn(max_objects, token_size))
         if backbone == "u_vit":
             self.unet = UViT(pixels, sample_size, [width * c for c in channels],
                              layers_per_block, transformer_blocks, class_emb_size,
@@ -118,11 +123,12 @@ class ClassConditionedUnet(ModelMixin, ConfigMixin):
         Args:
             x_t: noisy standardised images, shape (B, 3, H, W).
             timesteps: integers in 0..T-1, shape (B,) or a scalar.
-            labels: multi-hot floats, shape (B, num_classes); all zeros stands
-                for no condition.
+            labels: multi-hot floats, shape (B, num_classes), greater for objects
+                named earlier, see `labels`; all zeros stands for no condition.
         """
         patch = self.config.patch_size
-        features, emb = F.pixel_unshuffle(x_t, patch), self.class_embedding(labels)
+        features = F.pixel_unshuffle(x_t, patch)
+        emb = self.class_embedding((labels > 0.5).to(labels.dtype))
         tokens = self._tokens(labels) if self.config.conditioning == "object_tokens" else None
         if self.config.backbone == "u_vit":
             output = self.unet(features, timesteps, emb, tokens)
@@ -132,12 +138,17 @@ class ClassConditionedUnet(ModelMixin, ConfigMixin):
         return F.pixel_shuffle(output, patch)
 
     def _tokens(self, labels: torch.Tensor) -> torch.Tensor:
-        present, index = labels.topk(self.config.max_objects, dim=1)
-        return torch.where(present[..., None] > 0.5, self.object_tokens[index], self.null_token)
+        # Objects of equal entries come in the order of their indices, on every device.
+        ordered = labels - 1e-4 * torch.arange(labels.shape[1], device=labels.device)
+        present, index = ordered.topk(self.config.max_objects, dim=1)
+        tokens = self.object_tokens[index]
+        if self.config.ordered_tokens:
+            tokens = tokens + self.place_tokens
+        return torch.where(present[..., None] > 0.5, tokens, self.null_token)
 
     def check_labels(self, labels: torch.Tensor) -> None:
         """Raise `UserError` if a label names more objects than the network has tokens for."""
-        most, found = self.config.max_objects, int(labels.sum(1).max())
+        most, found = self.config.max_objects, int((labels > 0.5).sum(1).max())
         if self.config.conditioning == "object_tokens" and found > most:
             raise UserError(f"labels: one names {found} objects, expected at most {most} for "
                             "conditioning object_tokens")
@@ -167,7 +178,7 @@ def make_model(params: Params, rows: Sequence[int] = ()) -> ClassConditionedUnet
             patch_size=params.patch_size, time_scale_shift=params.time_scale_shift,
             attention_head_dim=params.attention_head_dim, conditioning=params.conditioning,
             backbone=params.backbone, transformer_blocks=params.transformer_blocks,
-            rows=list(rows))
+            rows=list(rows), ordered_tokens=params.ordered_tokens)
 
 
 def model_for(params: Params, dataset: IclevrDataset) -> ClassConditionedUnet:

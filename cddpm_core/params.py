@@ -19,7 +19,10 @@ from cddpm_core.errors import UserError, did_you_mean, shown
 
 SAMPLER_NAMES = ("ddpm", "ddim", "dpm_solver++", "sde_dpm_solver++", "unipc", "heun")
 
-__all__ = ["FIELDS", "Params", "coerce", "from_notebook", "resolve", "sampling_arms"]
+# What runs made before a parameter was there have in its place.
+BEFORE = {"ordered_tokens": False, "candidates": 1}
+
+__all__ = ["BEFORE", "FIELDS", "Params", "coerce", "from_notebook", "resolve", "sampling_arms"]
 
 
 def _key(default: Any, help: str, *, choices: tuple = (), low: float | None = None,
@@ -65,6 +68,7 @@ class Params:
     transformer_blocks: int = _key(4, "blocks of the transformer of u_vit", low=1, high=256)
     conditioning: str = _key("object_tokens", "how the label enters the network",
                              choices=("class_embedding", "object_tokens"))
+    ordered_tokens: bool = _key(True, "object tokens know their place in the label")
     blocks: list[int] = _key([0, 1], "per level: 0 plain, 1 with attention; up side mirrored",
                              low=0, high=1)
     channels: list[int] = _key([1, 3], "per level: width in multiples of class_emb_size // 4",
@@ -122,6 +126,8 @@ class Params:
     evaluator_guidance: float = _key(
         0.0, "guidance by the evaluator itself, and labelled so; 0: none",
         low=0.0, high=1_000_000)
+    candidates: int = _key(6, "images drawn for each label set, of which the network keeps one",
+                           low=1, high=1_000)
     sample_batch_size: int = _key(32, "images sampled at once", low=1, high=65_536)
 
     experiments: list[str] = _key([], "experiments that make report includes",
@@ -161,7 +167,8 @@ def sampling_arms(p: Params) -> list[Params]:
     if not (p.sweep_samplers and p.sweep_steps and p.sweep_guidance):
         raise UserError("sweep_samplers, sweep_steps and sweep_guidance: expected at least one of "
                         f"each, found {p.sweep_samplers}, {p.sweep_steps} and {p.sweep_guidance}")
-    return [p.replace(sampler=sampler, num_inference_steps=steps, guidance_scale=scale)
+    return [p.replace(sampler=sampler, num_inference_steps=steps, guidance_scale=scale,
+                      candidates=1)
             for sampler in p.sweep_samplers for steps in p.sweep_steps
             for scale in p.sweep_guidance]
 

@@ -35,11 +35,12 @@ def periodic_evaluation(run: Run, params: Params, evaluator: Evaluator,
     draws the test file, writes the grid to ``figures/progress/<name>.png`` and
     returns ``{"test": {"micro": ..., "macro": ...}}``. The model of the epoch
     ``experiment_epochs`` is kept, as one arm of the timesteps experiment. The processes of
-    an ``accelerator`` draw a share each, and the first one writes. The evaluator never guides here.
+    an ``accelerator`` draw a share each, and the first one writes. The evaluator never guides
+    here, and one image is drawn for each label set.
     """
     conditions = ConditionDataset("test")
-    # The curve is of what the network has learned, whatever guides the final images.
-    params = params.replace(evaluator_guidance=0.0)
+    # The curve is of what the network has learned, whatever guides and chooses the final images.
+    params = params.replace(evaluator_guidance=0.0, candidates=1)
 
     def evaluate(model: ClassConditionedUnet, scheduler: DDPMScheduler,
                  name: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from tqdm.auto import tqdm as auto_tqdm
 
 from cddpm_core.errors import UserError, shown
-from cddpm_core.params import Params, from_notebook, resolve
+from cddpm_core.params import BEFORE, Params, from_notebook, resolve
 from cddpm_core.presets import read_yaml, to_yaml
 
 __all__ = ["Run", "atomic", "by_hand", "check_schema", "headless", "open_run", "progress",
@@ -167,7 +167,8 @@ class Run:
         if not (self / "params.yaml").exists():
             raise UserError(f"{self / 'params.yaml'}: no such run, make it with "
                             f"'make report PARAMS=params/{self.name}.yaml'")
-        return resolve(read_yaml(self / "params.yaml"), str(self / "params.yaml"))
+        values = {**BEFORE, **read_yaml(self / "params.yaml")}
+        return resolve(values, str(self / "params.yaml"))
 
     def write_params(self, params: Params) -> None:
         """Write ``params.yaml``, the resolved parameters."""

@@ -124,14 +124,17 @@ def comparison_table(facts: Facts) -> str:
 
 @needs("test")
 def accuracy_table(facts: Facts) -> str:
-    """Return micro and macro accuracy of both condition files."""
+    """Return micro and macro accuracy of both condition files, also without a choice of images."""
     rows = []
     for name in CONDITION_FILES:
         part = facts.metrics[name]
         rows.append([code(f"{name}.json"), share(part["micro"]), share(part["macro"]),
                      f"{part['hits']} of {part['objects']}",
                      f"{part['solved']} of {part['images']}"])
-    caption = f"Accuracy on the two condition files ({facts.origin()})."
+        if "first" in part:
+            rows.append([f"the same, first of {facts.params.candidates} images",
+                         share(part["first"]["micro"]), share(part["first"]["macro"]), "–", "–"])
+    caption = f"Accuracy on the two condition files ({facts.origin()}{facts.chosen()})."
     return table(["conditions", "micro", "macro", "objects found", "images all right"], rows,
                  caption)
 
@@ -146,7 +149,8 @@ def object_table(facts: Facts, name: str) -> str:
                    for shape in SHAPES]
         rows.append([colour, *(f"{t['hits']} of {t['total']}" if t["total"] else "–"
                                for t in tallies)])
-    caption = f"Objects found of objects asked for in {code(name + '.json')} ({facts.origin()})."
+    caption = f"Objects found of objects asked for in {code(name + '.json')} "
+    caption += f"({facts.origin()}{facts.chosen()})."
     return table(["colour", *SHAPES], rows, caption)
 
 
@@ -167,7 +171,8 @@ def condition_table(facts: Facts, name: str, most: int = 8) -> str:
                      ", ".join(missed), ", ".join(extra)])
     shown = (f"The {len(rows)} of {len(failed)} conditions of lowest accuracy"
              if len(failed) > len(rows) else "All conditions with an object missed")
-    caption = f"{shown} in {code(name + '.json')}; rows count from 0 ({facts.origin()})."
+    caption = (f"{shown} in {code(name + '.json')}; rows count from 0 "
+               f"({facts.origin()}{facts.chosen()}).")
     return table(["row", "accuracy", "found", "missed", "seen instead"], rows, caption,
                  numbers=False)
 

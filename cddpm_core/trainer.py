@@ -25,7 +25,7 @@ from cddpm_core.devices import SideBySide, device_of, summed
 from cddpm_core.errors import UserError, shown
 from cddpm_core.model import ClassConditionedUnet, model_for
 from cddpm_core.optim import lr_factor, make_optimizers
-from cddpm_core.params import FIELDS, Params, coerce
+from cddpm_core.params import BEFORE, FIELDS, Params, coerce
 from cddpm_core.runs import SCHEMA, atomic, check_schema
 from cddpm_core.sampling import autocast
 from cddpm_core.schedule import draw_timesteps, loss_weight, make_scheduler, target
@@ -35,8 +35,9 @@ __all__ = ["DATA_KEYS", "TRAIN_KEYS", "Trainer", "read_checkpoint"]
 # The parameters that make the weights; a checkpoint is resumed only with the same ones.
 # More epochs may be asked for; with a falling learning rate that is not quite one long training.
 TRAIN_KEYS = ("seed", "image_size", "class_emb_size", "backbone", "transformer_blocks",
-              "conditioning", "blocks", "channels", "layers_per_block", "patch_size",
-              "time_scale_shift", "attention_head_dim", "standardise", "trim_rows", "data_scale",
+              "conditioning", "ordered_tokens", "blocks", "channels", "layers_per_block",
+              "patch_size", "time_scale_shift", "attention_head_dim", "standardise",
+              "trim_rows", "data_scale",
               "num_train_timesteps", "beta_schedule", "prediction_type", "timestep_sampling",
               "timestep_shift", "loss_weighting", "loss_weight_max", "batch_size", "optimizer",
               "learning_rate", "muon_learning_rate", "lr_schedule", "lr_warmup_steps",
@@ -179,7 +180,8 @@ class Trainer:
         return model.eval()
 
     def _labels_hash(self) -> str:
-        return hashlib.sha256(self.dataset.labels.numpy().tobytes()).hexdigest()
+        present = (self.dataset.labels > 0.5).float()
+        return hashlib.sha256(present.numpy().tobytes()).hexdigest()
 
     def save(self, path: Path) -> None:
         """Write the whole state to a checkpoint, atomically."""
@@ -253,5 +255,5 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not a checkpoint of this library, {', '.join(wrong)} not in it "
                         "or of another kind; remove it to train anew")
     check_schema(state, path)
-    known = {key: value for key, value in state["params"].items() if key in FIELDS}
+    known = {key: value for key, value in {**BEFORE, **state["params"]}.items() if key in FIELDS}
     return {**state, "params": {key: coerce(key, known[key], str(path)) for key in known}}

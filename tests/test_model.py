@@ -292,6 +292,28 @@ def test_a_token_model_sees_every_object_of_a_label(name):
             assert (first - second).abs().max() > 1e-5
 
 
+@pytest.mark.parametrize("name", ["tokens", "u_vit with tokens", "transformer alone"])
+@torch.no_grad()
+def test_only_ordered_tokens_know_which_object_is_named_first(name):
+    x_t, timesteps, _ = batch(1)
+    for ordered in (False, True):
+        model = small(name, ordered_tokens=ordered)
+        one, other = (model(x_t, timesteps, to_multi_hot(names)[None])
+                      for names in (["red cube", "blue sphere"], ["blue sphere", "red cube"]))
+        plain = model(x_t, timesteps, (to_multi_hot(["blue sphere", "red cube"]) > 0).float()[None])
+        assert (not torch.allclose(one, other, atol=1e-5)) == ordered
+        # Where a label has no order, it is that of the indices.
+        assert torch.allclose(one, plain, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_summed_embedding_knows_no_order():
+    model, (x_t, timesteps, _) = small("plain"), batch(1)
+    one, other = (model(x_t, timesteps, to_multi_hot(names)[None])
+                  for names in (["red cube", "blue sphere"], ["blue sphere", "red cube"]))
+    assert torch.equal(one, other)
+
+
 @pytest.fixture
 def saved(tmp_path):
     small("patches").save_pretrained(tmp_path / "unet")
