@@ -22,12 +22,14 @@ __all__ = ["confusion", "frechet_distance", "kernel_distance", "mean_distance", 
 
 @torch.no_grad()
 def quartile_errors(model: ClassConditionedUnet, scheduler: DDPMScheduler, images: torch.Tensor,
-                    labels: torch.Tensor, *, seed: int = 0, unlabelled: bool = True,
-                    mixed_precision: str = "no", batch_size: int = 64) -> list[dict[str, Any]]:
+                    labels: torch.Tensor, places: torch.Tensor, *, seed: int = 0,
+                    unlabelled: bool = True, mixed_precision: str = "no",
+                    batch_size: int = 64) -> list[dict[str, Any]]:
     """Return the mean squared errors of the prediction in each quarter of the timesteps.
 
     Every image of ``images``, float (N, 3, H, W) in [-1, 1], is asked once a quarter, at a
-    timestep drawn from it. ``x_0`` and ``epsilon`` are the errors in the space the network
+    timestep drawn from it; ``places``, (N, 24, 2), are those of its objects, for a network that
+    is told them. ``x_0`` and ``epsilon`` are the errors in the space the network
     sees, where images may be standardised; ``x_0_without_label``, only with ``unlabelled``, is
     that of the network without its label, which it must have been trained to do. ``timesteps``
     are the first and the last of the quarter.
@@ -38,15 +40,16 @@ def quartile_errors(model: ClassConditionedUnet, scheduler: DDPMScheduler, image
     for quarter in range(4):
         low, high = quarter * T // 4, max(quarter * T // 4 + 1, (quarter + 1) * T // 4)
         sums = {**{key: 0.0 for key, _ in asked}, "epsilon": 0.0}
-        for part, wanted in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+        for part, wanted, placed in zip(*(each.split(batch_size) for each in
+                                          (images, labels, places)), strict=True):
             timesteps = torch.randint(low, high, (len(part),), generator=generator)
             x_0 = model.standardise(part.to(model.device))
             epsilon = torch.randn(x_0.shape, generator=generator).to(x_0)
             x_t = scheduler.add_noise(x_0, epsilon, timesteps.to(x_0.device))
-            wanted = wanted.to(x_0.device)
+            wanted, placed = wanted.to(x_0.device), placed.to(x_0.device)
             for key, kept in asked:
                 with autocast(model.device, mixed_precision):
-                    output = model(x_t, timesteps.to(x_0.device), kept * wanted).float()
+                    output = model(x_t, timesteps.to(x_0.device), kept * wanted, placed).float()
                 away = predicted_x_0(scheduler, output, x_t, timesteps) - x_0
                 sums[key] += float(away.square().mean((1, 2, 3)).sum())
                 if key == "x_0":
@@ -58,23 +61,23 @@ def quartile_errors(model: ClassConditionedUnet, scheduler: DDPMScheduler, image
 
 
 def restored(model: ClassConditionedUnet, scheduler: DDPMScheduler, evaluator: Evaluator,
-             images: torch.Tensor, label_sets: Sequence[Sequence[str]], *,
-             strengths: Sequence[float], seed: int = 0, bar: Any = None,
-             **options: Any) -> list[dict[str, Any]]:
+             images: torch.Tensor, label_sets: Sequence[Sequence[str]],
+             places: torch.Tensor, *, strengths: Sequence[float], seed: int = 0,
+             bar: Any = None, **options: Any) -> list[dict[str, Any]]:
     """Return the micro accuracy of images that are given noise and drawn again from there.
 
     Where little noise is given the picture is there and only details are drawn; with more
     of it colours, shapes and places are. What is lost between two of the ``timesteps`` is lost
     in drawing between them; they are those of the sampler's that the ``strengths``, shares of T,
     let it begin at. The first entry, at 0, is of the images, (N, 3, H, W) in [-1, 1], as they
-    are. ``options`` are those of `sample`.
+    are. ``places``, (N, 24, 2), are those of their objects; ``options`` are those of `sample`.
     """
     labels = torch.stack([to_multi_hot(names) for names in label_sets])
     found = {0: score(evaluator(evaluator.resized(images)), label_sets)["micro"]}
     for strength in strengths:
         seen: list[int] = []
         again = sample(model, scheduler, labels, image_seeds(seed, len(labels)), images=images,
-                       strength=strength, bar=bar, **options,
+                       places=places, strength=strength, bar=bar, **options,
                        callback=lambda moment, seen=seen: seen.append(moment["timestep"]))
         scored = score(evaluator(evaluator.resized(again)), label_sets)
         found[seen[0]] = scored["micro"]

@@ -82,9 +82,9 @@ def multiply(kind: str, device: str) -> tuple[float, None]:
 def _plain(name: str, outputs: str, folder: str) -> tuple[Any, ...]:
     run = Run(name, outputs=Path(outputs))
     params = run.params()
-    # The rows that the run's network draws, so that it is the same network.
-    rows = load_model(run / "model/unet").config.rows
-    model = make_model(params, rows).to(device_of(params)).train()
+    # The rows and layouts of the run's network, so that it is the same network.
+    made = load_model(run / "model/unet").config
+    model = make_model(params, made.rows, made.num_layouts).to(device_of(params)).train()
     dataset = IclevrDataset(folder, params.image_size, in_memory=False)
     images = DataLoader(dataset, params.batch_size, shuffle=True,
                         drop_last=len(dataset) >= params.batch_size)

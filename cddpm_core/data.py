@@ -6,6 +6,7 @@ A data folder holds ``train.json``, ``objects.json`` and the images, in
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ from cddpm_core.labels import (
     read_train,
     to_multi_hot,
 )
+from cddpm_core.layout import find_places, scene_layouts
 from cddpm_core.params import Params
 from cddpm_core.runs import Run, progress
 from cddpm_core.scenes import RENDERER_VERSION, render_dataset
@@ -126,6 +128,21 @@ class IclevrDataset(Dataset):
             return to_tensor(self.pixels[indices]), self.labels[indices]
         items = [self[int(i)] for i in indices]
         return torch.stack([x for x, _ in items]), torch.stack([y for _, y in items])
+
+    @functools.cached_property
+    def places(self) -> torch.Tensor:
+        """Where each object stands in each image, float (N, 24, 2); see `layout.find_places`."""
+        def read(index: int) -> np.ndarray:
+            if self.pixels is not None:
+                return self.pixels[index]
+            return load_image(self.files[index], self.image_size)
+
+        return torch.from_numpy(find_places([path.name for path in self.files], self.label_sets,
+                                            read))
+
+    def layouts(self) -> np.ndarray:
+        """Return the places of the objects of whole scenes; see `layout.scene_layouts`."""
+        return scene_layouts(self.places.numpy(), self.label_sets)
 
     def mean_and_std(self, most: int = 6000) -> tuple[torch.Tensor, torch.Tensor]:
         """Return mean and standard deviation of each pixel, floats (3, H, W).

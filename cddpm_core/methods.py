@@ -110,7 +110,24 @@ def model_text(facts: Facts) -> str:
             "of the timestep:\n\n"
             r"$$e = \operatorname{MLP}(\operatorname{sinusoid}(t)) + W y + b .$$"
             f"\n\nIn every residual layer this sum, {p.class_emb_size} wide, {enters}. "
-            f"{binding}\n")
+            f"{binding}{_layout_text(facts)}\n")
+
+
+def _layout_text(facts: Facts) -> str:
+    if not facts.params.layout:
+        return ""
+    if facts.metrics.get("train", {}).get("layouts") == 0:
+        return ("\n\nThe parameter *layout* asks for places of objects, but the data has no frames "
+                "of scenes that grow by one object each, so that none are known and none used.")
+    return ("\n\n**The network is told where each object is to stand.** The training images come "
+            "as frames of scenes, each with one object more than the one before, the last that its "
+            "label names: where the two differ is that object's place, and no other annotation "
+            "is used. A learned embedding of the object is laid there, over the nearest cells, "
+            "as further channels of the input. With the probability with which labels are dropped, "
+            "places are too. For an image to be drawn the places are those of a training scene "
+            "that the image's seed chooses; they do not depend on what the objects are, so that "
+            "this splits the drawing in two, $p(x \\mid y) = \\sum_\\ell p(\\ell)\\, "
+            "p(x \\mid y, \\ell)$ with the layouts $\\ell$ of training scenes.")
 
 
 def schedule_text(params: Params) -> str:

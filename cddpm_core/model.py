@@ -56,6 +56,9 @@ class ClassConditionedUnet(ModelMixin, ConfigMixin):
         transformer_blocks: blocks of the `UViT`'s transformer.
         ordered_tokens: add to each object's token a learned one of its place in the
             label, which in i-CLEVR says what stands at the centre.
+        num_layouts: rows of the buffer ``layouts`` (num_layouts, max_objects, 2), places of
+            the objects of training scenes. Above 0 the network is told where each object is to
+            stand: an embedding of it is laid there, as further channels of the input.
         rows: first row and the one after the last that the network draws; empty
             for all. The others are those of ``pixel_mean``.
 
@@ -72,7 +75,7 @@ class ClassConditionedUnet(ModelMixin, ConfigMixin):
                  attention_head_dim: int = 8, conditioning: str = "class_embedding",
                  max_objects: int = 3, backbone: str = "unet",
                  transformer_blocks: int = 4, rows: Sequence[int] = (),
-                 ordered_tokens: bool = False) -> None:
+                 ordered_tokens: bool = False, num_layouts: int = 0) -> None:
         super().__init__()
         if layers_per_block > 64 or transformer_blocks > 256 or len(blocks) > 10:
             raise ValueError("expected at most 10 levels of 64 layers and 256 transformer blocks")
@@ -85,6 +88,11 @@ class ClassConditionedUnet(ModelMixin, ConfigMixin):
         sample_size = tuple(side // patch_size for side in self.x_shape[1:])
         width = class_emb_size // 4
         pixels = 3 * patch_size**2
+        in_channels = pixels
+        if num_layouts:
+            in_channels += width
+            self.placed_objects = nn.Parameter(0.3 * torch.randn(num_classes, width))
+            self.register_buffer("layouts", torch.zeros(num_layouts, max_objects, 2))
         tokens = conditioning == "object_tokens"
         self.class_embedding = nn.Linear(num_classes, class_emb_size)
         if tokens:
@@ -94,14 +102,14 @@ class ClassConditionedUnet(ModelMixin, ConfigMixin):
             if ordered_tokens:
                 self.place_tokens = nn.Parameter(0.3 * torch.randn(max_objects, token_size))
         if backbone == "u_vit":
-            self.unet = UViT(pixels, sample_size, [width * c for c in channels],
+            self.unet = UViT(pixels, in_channels, sample_size, [width * c for c in channels],
                              layers_per_block, transformer_blocks, class_emb_size,
                              attention_head_dim, math.gcd(32, width), time_scale_shift)
         else:
             attention = "SimpleCrossAttn" if tokens else "Attn"
             names = [f"{attention if b else ''}%sBlock2D" for b in blocks]
             same = {
-                "sample_size": sample_size, "in_channels": pixels,
+                "sample_size": sample_size, "in_channels": in_channels,
                 "out_channels": pixels, "layers_per_block": layers_per_block,
                 "down_block_types": [name % "Down" for name in names],
                 "up_block_types": [name % "Up" for name in reversed(names)],
@@ -116,8 +124,8 @@ class ClassConditionedUnet(ModelMixin, ConfigMixin):
         self.register_buffer("pixel_mean", torch.zeros(3, image_size, image_size))
         self.register_buffer("pixel_scale", torch.ones(()))
 
-    def forward(self, x_t: torch.Tensor, timesteps: torch.Tensor | int,
-                labels: torch.Tensor) -> torch.Tensor:
+    def forward(self, x_t: torch.Tensor, timesteps: torch.Tensor | int, labels: torch.Tensor,
+                places: torch.Tensor | None = None) -> torch.Tensor:
         """Return the prediction, shape (B, 3, H, W).
 
         Args:
@@ -125,9 +133,13 @@ class ClassConditionedUnet(ModelMixin, ConfigMixin):
             timesteps: integers in 0..T-1, shape (B,) or a scalar.
             labels: multi-hot floats, shape (B, num_classes), greater for objects
                 named earlier, see `labels`; all zeros stands for no condition.
+            places: of the objects of each label, shape (B, num_classes, 2), as shares of
+                the image's width and height; NaN, or None for all, if unknown.
         """
         patch = self.config.patch_size
         features = F.pixel_unshuffle(x_t, patch)
+        if self.config.num_layouts:
+            features = torch.cat([features, self._laid_out(labels, places, features)], 1)
         emb = self.class_embedding((labels > 0.5).to(labels.dtype))
         tokens = self._tokens(labels) if self.config.conditioning == "object_tokens" else None
         if self.config.backbone == "u_vit":
@@ -136,6 +148,37 @@ class ClassConditionedUnet(ModelMixin, ConfigMixin):
             named = {} if tokens is None else {"encoder_hidden_states": tokens}
             output = self.unet(features, timesteps, class_labels=emb, **named).sample
         return F.pixel_shuffle(output, patch)
+
+    def _laid_out(self, labels: torch.Tensor, places: torch.Tensor | None,
+                  features: torch.Tensor) -> torch.Tensor:
+        """The embedding of each object at its place, shape (B, width, H, W), shared by 4 cells."""
+        (height, width), patch = features.shape[-2:], self.config.patch_size
+        if places is None:
+            return features.new_zeros(len(features), self.placed_objects.shape[1], height, width)
+        places = places.to(features.dtype)
+        known = (labels > 0.5) & ~places[..., 0].isnan()
+        x, y = (self.config.image_size * places.nan_to_num(0.0)).unbind(-1)
+        columns, rows = (
+            (1 - (along[..., None] / patch - 0.5 - torch.arange(cells, device=x.device)).abs())
+            .clamp(min=0) for along, cells in ((x, width), (y - self.top, height)))
+        return torch.einsum("bn,nc,bnh,bnw->bchw", known.to(features.dtype), self.placed_objects,
+                            rows, columns)
+
+    def draw_places(self, labels: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor | None:
+        """Return places for labels (B, 24), of a training scene each, or None without layouts.
+
+        The scene, and so the places (B, 24, 2), are those of the image's seed.
+        """
+        if not self.config.num_layouts:
+            return None
+        places = torch.full((*labels.shape, 2), float("nan"))
+        for row, (label, seed) in enumerate(zip(labels.cpu(), seeds, strict=True)):
+            generator = torch.Generator().manual_seed(seed + 2**40)
+            scene = torch.randint(self.config.num_layouts, (), generator=generator)
+            index = torch.argsort(label, descending=True, stable=True)[:int((label > 0.5).sum())]
+            layout = self.layouts[scene].cpu()[:len(index)]
+            places[row, index[:len(layout)]] = layout
+        return places.to(labels.device)
 
     def _tokens(self, labels: torch.Tensor) -> torch.Tensor:
         # Objects of equal entries come in the order of their indices, on every device.
@@ -165,10 +208,11 @@ class ClassConditionedUnet(ModelMixin, ConfigMixin):
         return (x_0 * self.pixel_scale + self.pixel_mean).clamp(-1, 1)
 
 
-def make_model(params: Params, rows: Sequence[int] = ()) -> ClassConditionedUnet:
+def make_model(params: Params, rows: Sequence[int] = (),
+               num_layouts: int = 0) -> ClassConditionedUnet:
     """Return a new model of the configuration, its weights drawn from ``params.seed``.
 
-    ``rows`` are those it draws, see `ClassConditionedUnet`.
+    ``rows`` and ``num_layouts`` are those of `ClassConditionedUnet`.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(params.seed)
@@ -178,7 +222,7 @@ def make_model(params: Params, rows: Sequence[int] = ()) -> ClassConditionedUnet
             patch_size=params.patch_size, time_scale_shift=params.time_scale_shift,
             attention_head_dim=params.attention_head_dim, conditioning=params.conditioning,
             backbone=params.backbone, transformer_blocks=params.transformer_blocks,
-            rows=list(rows), ordered_tokens=params.ordered_tokens)
+            rows=list(rows), ordered_tokens=params.ordered_tokens, num_layouts=num_layouts)
 
 
 def model_for(params: Params, dataset: IclevrDataset) -> ClassConditionedUnet:
@@ -186,14 +230,19 @@ def model_for(params: Params, dataset: IclevrDataset) -> ClassConditionedUnet:
 
     Raises `UserError` if an image has more labels than the network has tokens.
     """
+    layouts = dataset.layouts() if params.layout else ()
     if not params.standardise:
-        model = make_model(params)
+        model = make_model(params, num_layouts=len(layouts))
     else:
         mean, std = dataset.mean_and_std()
         shrink = params.patch_size * 2 ** (len(params.blocks) - 1)
-        model = make_model(params, varying_rows(std, shrink) if params.trim_rows else ())
+        model = make_model(params, varying_rows(std, shrink) if params.trim_rows else (),
+                           num_layouts=len(layouts))
         model.pixel_mean.copy_(mean)
         model.pixel_scale.fill_(params.data_scale)
+    if len(layouts):
+        most = model.config.max_objects
+        model.layouts[:, :layouts.shape[1]] = torch.from_numpy(layouts)[:, :most]
     model.check_labels(dataset.labels)
     return model
 

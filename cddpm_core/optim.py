@@ -15,7 +15,7 @@ __all__ = ["KernelMuon", "lr_factor", "make_optimizers", "orthogonalised"]
 
 # Layers whose rows are not alike, or that few images touch: AdamW's, not Muon's.
 OUTER = {"conv_in", "conv_out", "class_embedding", "time_embedding", "object_tokens",
-         "positions", "downsample", "upsample"}
+         "placed_objects", "positions", "downsample", "upsample"}
 
 
 def orthogonalised(matrix: torch.Tensor, coefficients: Sequence[float], steps: int,

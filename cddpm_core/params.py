@@ -20,7 +20,7 @@ from cddpm_core.errors import UserError, did_you_mean, shown
 SAMPLER_NAMES = ("ddpm", "ddim", "dpm_solver++", "sde_dpm_solver++", "unipc", "heun")
 
 # What runs made before a parameter was there have in its place.
-BEFORE = {"ordered_tokens": False, "candidates": 1}
+BEFORE = {"layout": False, "ordered_tokens": False, "candidates": 1}
 
 __all__ = ["BEFORE", "FIELDS", "Params", "coerce", "from_notebook", "resolve", "sampling_arms"]
 
@@ -68,6 +68,7 @@ class Params:
     transformer_blocks: int = _key(4, "blocks of the transformer of u_vit", low=1, high=256)
     conditioning: str = _key("object_tokens", "how the label enters the network",
                              choices=("class_embedding", "object_tokens"))
+    layout: bool = _key(True, "the network is told where each object is to stand, as in a scene")
     ordered_tokens: bool = _key(True, "object tokens know their place in the label")
     blocks: list[int] = _key([0, 1], "per level: 0 plain, 1 with attention; up side mirrored",
                              low=0, high=1)

@@ -66,6 +66,7 @@ def sample(model: ClassConditionedUnet, scheduler: DDPMScheduler, labels: torch.
            seeds: Sequence[int], *, sampler: str = "ddpm", num_inference_steps: int | None = None,
            guidance_scale: float = 1.0, guidance_interval: Sequence[float] = (0.0, 1.0),
            evaluator_guidance: float = 0.0, likelihood: Likelihood | None = None,
+           places: torch.Tensor | None = None,
            images: torch.Tensor | None = None, strength: float = 1.0,
            batch_size: int = 32, mixed_precision: str = "no",
            callback: Callback | None = None, bar: tqdm | None = None,
@@ -89,6 +90,8 @@ def sample(model: ClassConditionedUnet, scheduler: DDPMScheduler, labels: torch.
             the evaluator has had a hand in say little when it scores them.
         likelihood: log p(label | image), shape (B,), for images (B, 3, H, W) in [-1, 1] and
             labels (B, 24), differentiable; needed for ``evaluator_guidance``.
+        places: where the objects of each label are to stand, (N, 24, 2), for a network that is
+            told so; by default those of a training scene, which the image's seed chooses.
         images: to begin with, (N, 3, H, W) in [-1, 1], instead of with nothing but noise.
         strength: share of T; these images are given the noise of the sampler's last timestep
             below it, and drawn anew from there (Meng et al. 2022).
@@ -107,9 +110,12 @@ def sample(model: ClassConditionedUnet, scheduler: DDPMScheduler, labels: torch.
     last = scheduler.config.num_train_timesteps
     low, high = guidance_interval
 
-    def guided(x_t: torch.Tensor, t: int, y: torch.Tensor) -> torch.Tensor:
+    if places is None:
+        places = model.draw_places(labels, seeds)
+
+    def guided(x_t: torch.Tensor, t: int, y: torch.Tensor, p: torch.Tensor | None) -> torch.Tensor:
         scale = guidance_scale if low <= t / last < high else 1.0
-        output = _guided(model, x_t, t, y, scale, mixed_precision)
+        output = _guided(model, x_t, t, y, p, scale, mixed_precision)
         if not evaluator_guidance:
             return output
         return _pulled(model, scheduler, output, x_t, t, y, evaluator_guidance, likelihood)
@@ -127,6 +133,7 @@ def sample(model: ClassConditionedUnet, scheduler: DDPMScheduler, labels: torch.
                                              begin)
         drawn.extend(_sample_batch(model, sampling_scheduler(scheduler, sampler, steps),
                                    scheduler, labels[part].to(model.device),
+                                   None if places is None else places[part].to(model.device),
                                    [seeds[i] for i in part], guided, first, callback, bar))
     if accelerator is not None:
         # A process too many repeats the last image.
@@ -134,7 +141,7 @@ def sample(model: ClassConditionedUnet, scheduler: DDPMScheduler, labels: torch.
     return torch.stack(drawn)
 
 
-def _sample_batch(model, walk, scheduler, labels, seeds, guided, first, callback,
+def _sample_batch(model, walk, scheduler, labels, places, seeds, guided, first, callback,
                   bar) -> torch.Tensor:
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     x_t = torch.stack([torch.randn(model.x_shape, generator=g) for g in generators])
@@ -146,7 +153,7 @@ def _sample_batch(model, walk, scheduler, labels, seeds, guided, first, callback
     for index, timestep in enumerate(walk.timesteps[begin:]):
         t = int(timestep)
         x_t = walk.scale_model_input(state, timestep)
-        output = guided(x_t, t, labels)
+        output = guided(x_t, t, labels, places)
         if callback is not None:
             callback({"step": index, "timestep": t, "x_t": x_t.cpu(),
                       "x_0": predicted_x_0(scheduler, output, x_t, t).cpu()})
@@ -167,11 +174,12 @@ def _noisy(walk, x_0, below, noise) -> tuple[torch.Tensor, int]:
     return walk.add_noise(x_0, noise, walk.timesteps[place].long().expand(len(x_0))), place
 
 
-def _guided(model, x_t, timestep, labels, guidance_scale, mixed_precision) -> torch.Tensor:
+def _guided(model, x_t, timestep, labels, places, guidance_scale, mixed_precision) -> torch.Tensor:
     with autocast(model.device, mixed_precision):
         if guidance_scale == 1:
-            return model(x_t, timestep, labels).float()
-        both = model(torch.cat([x_t, x_t]), timestep, torch.cat([labels, torch.zeros_like(labels)]))
+            return model(x_t, timestep, labels, places).float()
+        both = model(torch.cat([x_t, x_t]), timestep, torch.cat([labels, torch.zeros_like(labels)]),
+                     None if places is None else torch.cat([places, places]))
     conditional, unconditional = both.float().chunk(2)
     return unconditional + guidance_scale * (conditional - unconditional)
 

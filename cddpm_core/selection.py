@@ -44,6 +44,8 @@ def sample_candidates(model: ClassConditionedUnet, scheduler: DDPMScheduler, lab
     if candidates == 1:
         return drawn, torch.zeros(len(labels), dtype=torch.long)
     found = support(model, scheduler, drawn, labels, seeds, bar=bar,
+                    places=model.draw_places(labels.repeat_interleave(candidates, 0),
+                                             seeds_of_all),
                     batch_size=options.get("batch_size", 32),
                     mixed_precision=options.get("mixed_precision", "no"))
     return drawn, found.argmax(1)
@@ -62,7 +64,8 @@ def kept_seeds(model: ClassConditionedUnet, scheduler: DDPMScheduler, labels: to
 @torch.no_grad()
 def support(model: ClassConditionedUnet, scheduler: DDPMScheduler, images: torch.Tensor,
             labels: torch.Tensor, seeds: Sequence[int], *, batch_size: int = 32,
-            mixed_precision: str = "no", bar: tqdm | None = None) -> torch.Tensor:
+            mixed_precision: str = "no", places: torch.Tensor | None = None,
+            bar: tqdm | None = None) -> torch.Tensor:
     """Return how much each image speaks for every object of its label, (N, K).
 
     Args:
@@ -71,6 +74,7 @@ def support(model: ClassConditionedUnet, scheduler: DDPMScheduler, images: torch
         seeds: of the noise, N integers; the K images of a label are given the same noise.
         batch_size: images the network is asked for at once.
         mixed_precision: ``no`` or ``bf16`` arithmetic of the network.
+        places: of the objects in all images, (N * K, 24, 2), for a network that is told them.
         bar: a progress bar that is advanced once a noise level.
 
     For each object of a label, the squared error of the predicted x_0 without it less that with
@@ -93,7 +97,8 @@ def support(model: ClassConditionedUnet, scheduler: DDPMScheduler, images: torch
         for part in torch.arange(len(asked)).split(batch_size):
             of = image[part].to(x_0.device)
             with autocast(model.device, mixed_precision):
-                output = model(x_t[of], t, asked[part].to(x_0.device)).float()
+                output = model(x_t[of], t, asked[part].to(x_0.device),
+                               None if places is None else places[of].to(x_0.device)).float()
             away = predicted_x_0(scheduler, output, x_t[of], t) - x_0[of]
             errors[part] += root / (root + noise) * away.square().mean((1, 2, 3)).cpu()
         if bar is not None:

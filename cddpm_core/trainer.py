@@ -35,7 +35,7 @@ __all__ = ["DATA_KEYS", "TRAIN_KEYS", "Trainer", "read_checkpoint"]
 # The parameters that make the weights; a checkpoint is resumed only with the same ones.
 # More epochs may be asked for; with a falling learning rate that is not quite one long training.
 TRAIN_KEYS = ("seed", "image_size", "class_emb_size", "backbone", "transformer_blocks",
-              "conditioning", "ordered_tokens", "blocks", "channels", "layers_per_block",
+              "conditioning", "layout", "ordered_tokens", "blocks", "channels", "layers_per_block",
               "patch_size", "time_scale_shift", "attention_head_dim", "standardise",
               "trim_rows", "data_scale",
               "num_train_timesteps", "beta_schedule", "prediction_type", "timestep_sampling",
@@ -108,7 +108,8 @@ class Trainer:
         """
         p, device = self.params, self.device
         count, mine = p.batch_size, self._share()
-        images, labels = self.dataset.batch(self._indices(self.step)[mine])
+        indices = self._indices(self.step)[mine]
+        images, labels = self.dataset.batch(indices)
         # Random numbers are drawn for the whole batch, so that they do not depend on the shares.
         generator = torch.Generator().manual_seed(p.seed * 2**32 + self.step)
         timesteps = draw_timesteps(count, p.num_train_timesteps, p.timestep_sampling,
@@ -116,11 +117,15 @@ class Trainer:
         x_0 = self.model.standardise(images.to(device, non_blocking=True))
         epsilon = torch.randn((count, *x_0.shape[1:]), generator=generator)[mine].to(device)
         kept = (torch.rand(count, 1, generator=generator)[mine] >= p.label_drop).float()
+        placed = torch.rand(count, 1, 1, generator=generator)[mine] >= p.label_drop
+        places = torch.full((*labels.shape, 2), torch.nan)
+        if self.model.config.num_layouts:
+            places = self.dataset.places[indices].where(placed, torch.nan)
         x_t = self.scheduler.add_noise(x_0, epsilon, timesteps)
         weight = (self.balance.weight(timesteps) if self.balance else
                   loss_weight(self.scheduler, timesteps, p.loss_weighting, p.loss_weight_max))
         loss, tally = self._set_gradients(
-            x_t, timesteps, (labels * kept).to(device),
+            x_t, timesteps, (labels * kept).to(device), places.to(device),
             target(self.scheduler, x_0, epsilon, timesteps), weight.to(device) / count)
         norm = get_total_norm([w.grad for w in self.weights if w.grad is not None])
         self.step += 1
@@ -163,10 +168,10 @@ class Trainer:
             weight.grad = gradient
         return [loss, tally]
 
-    def _gradients(self, x_t, timesteps, labels, wanted, weight):
+    def _gradients(self, x_t, timesteps, labels, places, wanted, weight):
         """Return loss and tally of a part of the batch, and its gradient by each weight or None."""
         with autocast(self.device, self.params.mixed_precision):
-            output = self.model(x_t, timesteps, labels)
+            output = self.model(x_t, timesteps, labels, places)
         errors = ((output.float() - wanted) ** 2).mean((1, 2, 3))
         loss = (errors * weight).sum()
         tally = self.balance.tally(timesteps, errors.detach()) if self.balance else None

@@ -48,9 +48,9 @@ def train(params: Params, dataset: IclevrDataset, run: Run, *,
     the first one alone writes files, and ``evaluate`` is called by all.
 
     Returns ``images_per_second``, ``seconds``, ``steps``, ``images``, ``loss``
-    (mean of the last lines), ``parameters``, the ``rows`` drawn, the steps ``skipped`` and whether
-    training is ``finished``. Raises `UserError` if another process works in the run's folder, or
-    after 10 steps in a row without a finite loss and gradient.
+    (mean of the last lines), ``parameters``, the ``rows`` drawn, the number of ``layouts``, the
+    steps ``skipped`` and whether training is ``finished``. Raises `UserError` if another process
+    works in the run's folder, or after 10 steps in a row without a finite loss and gradient.
     """
     with locked(run.folder) if _first(accelerator) else contextlib.nullcontext():
         return _train(Trainer(params, dataset, accelerator), run, evaluate, watch)
@@ -136,6 +136,7 @@ def _train(trainer: Trainer, run: Run, evaluate: Callable[..., dict[str, Any]] |
             "seconds": round(trainer.seconds, 1),
             "parameters": sum(w.numel() for w in trainer.model.parameters()),
             "rows": list(trainer.model.config.rows),
+            "layouts": trainer.model.config.num_layouts,
             "device": str(trainer.device), "skipped": trainer.skipped,
             "finished": trainer.step >= trainer.total_steps}
 

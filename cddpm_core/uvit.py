@@ -63,10 +63,11 @@ def _attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tenso
 
 
 class UViT(nn.Module):
-    """Maps noisy features (B, C, H, W), an embedding and object tokens to features of that shape.
+    """Maps features (B, C', H, W), an embedding and object tokens to features (B, C, H, W).
 
     Args:
-        channels: C, of input and output.
+        channels: C, of the output.
+        in_channels: of the input, C and more.
         sample_size: H and W of the finest level.
         widths: per level; the last is the transformer's, the others have
             ``layers`` residual layers on the way down and as many, with their
@@ -79,7 +80,8 @@ class UViT(nn.Module):
         time_scale_shift: ``default`` or ``scale_shift``, as in `ResnetBlock2D`.
     """
 
-    def __init__(self, channels: int, sample_size: Sequence[int], widths: Sequence[int],
+    def __init__(self, channels: int, in_channels: int, sample_size: Sequence[int],
+                 widths: Sequence[int],
                  layers: int, blocks: int, emb_size: int, head_dim: int, groups: int,
                  time_scale_shift: str) -> None:
         super().__init__()
@@ -92,7 +94,7 @@ class UViT(nn.Module):
         self.time_projection = Timesteps(emb_size // 2, flip_sin_to_cos=True,
                                          downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(emb_size // 2, emb_size)
-        self.conv_in = nn.Conv2d(channels, widths[0], 3, padding=1)
+        self.conv_in = nn.Conv2d(in_channels, widths[0], 3, padding=1)
         self.down = nn.ModuleList(nn.ModuleList(residual(w, w) for _ in range(layers))
                                   for w in fine)
         self.downsample = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2)
@@ -114,7 +116,7 @@ class UViT(nn.Module):
         """Return the output features, shape (B, C, H, W).
 
         Args:
-            x: input features, shape (B, C, H, W).
+            x: input features, shape (B, in_channels, H, W).
             timesteps: integers in 0..T-1, shape (B,) or a scalar.
             class_emb: embedding of the label, shape (B, emb_size).
             tokens: of the objects, shape (B, n, widths[-1]), or None.
