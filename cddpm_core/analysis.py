@@ -22,7 +22,7 @@ __all__ = ["confusion", "frechet_distance", "kernel_distance", "mean_distance", 
 
 @torch.no_grad()
 def quartile_errors(model: ClassConditionedUnet, scheduler: DDPMScheduler, images: torch.Tensor,
-                    labels: torch.Tensor, places: torch.Tensor, *, seed: int = 0,
+                    labels: torch.Tensor, *, places: torch.Tensor | None = None, seed: int = 0,
                     unlabelled: bool = True, mixed_precision: str = "no",
                     batch_size: int = 64) -> list[dict[str, Any]]:
     """Return the mean squared errors of the prediction in each quarter of the timesteps.
@@ -40,13 +40,14 @@ def quartile_errors(model: ClassConditionedUnet, scheduler: DDPMScheduler, image
     for quarter in range(4):
         low, high = quarter * T // 4, max(quarter * T // 4 + 1, (quarter + 1) * T // 4)
         sums = {**{key: 0.0 for key, _ in asked}, "epsilon": 0.0}
-        for part, wanted, placed in zip(*(each.split(batch_size) for each in
-                                          (images, labels, places)), strict=True):
+        for rows in torch.arange(len(images)).split(batch_size):
+            part = images[rows]
             timesteps = torch.randint(low, high, (len(part),), generator=generator)
             x_0 = model.standardise(part.to(model.device))
             epsilon = torch.randn(x_0.shape, generator=generator).to(x_0)
             x_t = scheduler.add_noise(x_0, epsilon, timesteps.to(x_0.device))
-            wanted, placed = wanted.to(x_0.device), placed.to(x_0.device)
+            wanted = labels[rows].to(x_0.device)
+            placed = None if places is None else places[rows].to(x_0.device)
             for key, kept in asked:
                 with autocast(model.device, mixed_precision):
                     output = model(x_t, timesteps.to(x_0.device), kept * wanted, placed).float()
@@ -61,8 +62,8 @@ def quartile_errors(model: ClassConditionedUnet, scheduler: DDPMScheduler, image
 
 
 def restored(model: ClassConditionedUnet, scheduler: DDPMScheduler, evaluator: Evaluator,
-             images: torch.Tensor, label_sets: Sequence[Sequence[str]],
-             places: torch.Tensor, *, strengths: Sequence[float], seed: int = 0,
+             images: torch.Tensor, label_sets: Sequence[Sequence[str]], *,
+             strengths: Sequence[float], places: torch.Tensor | None = None, seed: int = 0,
              bar: Any = None, **options: Any) -> list[dict[str, Any]]:
     """Return the micro accuracy of images that are given noise and drawn again from there.
 

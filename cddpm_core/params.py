@@ -65,14 +65,14 @@ class Params:
     class_emb_size: int = _key(256, "width of the class and time embedding", low=8, high=8_192)
     backbone: str = _key("u_vit", "network: a U-Net, or one with a transformer at its core",
                          choices=("unet", "u_vit"))
-    transformer_blocks: int = _key(4, "blocks of the transformer of u_vit", low=1, high=256)
+    transformer_blocks: int = _key(2, "blocks of the transformer of u_vit", low=1, high=256)
     conditioning: str = _key("object_tokens", "how the label enters the network",
                              choices=("class_embedding", "object_tokens"))
     layout: bool = _key(True, "the network is told where each object is to stand, as in a scene")
     ordered_tokens: bool = _key(True, "object tokens know their place in the label")
     blocks: list[int] = _key([0, 1], "per level: 0 plain, 1 with attention; up side mirrored",
                              low=0, high=1)
-    channels: list[int] = _key([1, 3], "per level: width in multiples of class_emb_size // 4",
+    channels: list[int] = _key([1, 2], "per level: width in multiples of class_emb_size // 4",
                                low=1, high=256)
     layers_per_block: int = _key(2, "residual layers a level", low=1, high=64)
     patch_size: int = _key(4, "pixel-unshuffle factor at the input; 1: none", low=1, high=64)
@@ -91,12 +91,12 @@ class Params:
                                 choices=("epsilon", "v_prediction", "sample"))
     timestep_sampling: str = _key("logit_normal", "distribution of the timesteps trained on",
                                   choices=("uniform", "logit_normal"))
-    timestep_shift: float = _key(1.3, "mean of the logit for logit_normal timesteps")
+    timestep_shift: float = _key(0.5, "mean of the logit for logit_normal timesteps")
     loss_weighting: str = _key("balanced", "weight of each noise level in the loss",
                                choices=("uniform", "velocity", "min_snr", "balanced"))
     loss_weight_max: float = _key(20.0, "gamma, the greatest weight of an error of x_0", low=0.1)
 
-    epochs: int = _key(5, "passes over the training images", low=1, high=1_000_000)
+    epochs: int = _key(3, "passes over the training images", low=1, high=1_000_000)
     batch_size: int = _key(32, "images a training step, over all processes", low=1, high=65_536)
     gradient_accumulation_steps: int = _key(1, "passes a step's images are divided into",
                                             low=1, high=65_536)
@@ -127,7 +127,7 @@ class Params:
     evaluator_guidance: float = _key(
         0.0, "guidance by the evaluator itself, and labelled so; 0: none",
         low=0.0, high=1_000_000)
-    candidates: int = _key(6, "images drawn for each label set, of which the network keeps one",
+    candidates: int = _key(1, "images drawn for each label set, of which the network keeps one",
                            low=1, high=1_000)
     sample_batch_size: int = _key(32, "images sampled at once", low=1, high=65_536)
 

@@ -361,3 +361,48 @@ def test_damaged_model_is_one_sentence(saved, damage):
 def test_no_model_names_the_stage_that_makes_it(saved, part):
     with pytest.raises(UserError, match="no trained model there, first run the 'train' stage"):
         load_model(saved.parent / part)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@torch.no_grad()
+def test_a_network_is_told_where_objects_stand(name):
+    model = small(name, num_layouts=2)
+    model.placed_objects.mul_(10)
+    x_t, timesteps, labels = batch()
+    places = torch.full((2, 24, 2), torch.nan)
+    unknown = model(x_t, timesteps, labels, places)
+    assert torch.equal(unknown, model(x_t, timesteps, labels))
+    places[labels > 0.5] = 0.3
+    here = model(x_t, timesteps, labels, places)
+    there = model(x_t, timesteps, labels, places + 0.4)
+    assert (here - unknown).abs().max() > 1e-5 and (here - there).abs().max() > 1e-5
+    # Without its label an object is nowhere.
+    none = torch.zeros_like(labels)
+    assert torch.equal(model(x_t, timesteps, none, places), model(x_t, timesteps, none))
+
+
+@torch.no_grad()
+def test_an_object_is_laid_on_the_cells_around_its_place():
+    model = small("plain", num_layouts=1, rows=(8, 24))
+    labels = to_multi_hot(["red cube"])[None]
+    places = torch.full((1, 24, 2), torch.nan)
+    index = labels[0].argmax()
+    places[0, index] = torch.tensor([10.5, 13.25]) / 32  # column 10, row 12.75 - 8 = 4.75
+    found = model._laid_out(labels, places, torch.zeros(1, 3, 16, 32))[0] / model.placed_objects[
+        index][:, None, None]
+    expected = torch.zeros(16, 32)
+    expected[4, 10], expected[5, 10] = 0.25, 0.75
+    assert torch.allclose(found, expected.expand_as(found), atol=1e-4)
+
+
+def test_layouts_are_saved_with_the_weights(tmp_path):
+    model = small("u_vit with tokens", num_layouts=2)
+    model.layouts.uniform_()
+    model.save_pretrained(tmp_path / "unet")
+    assert torch.equal(load_model(tmp_path / "unet").layouts, model.layouts)
+
+
+def test_a_new_model_knows_the_layouts_of_its_data_set(tiny, dataset):
+    model = model_for(tiny, dataset)
+    assert torch.equal(model.layouts, torch.from_numpy(dataset.layouts()))
+    assert model_for(tiny.replace(layout=False), dataset).config.num_layouts == 0

@@ -279,3 +279,39 @@ def test_a_perfect_network_gives_back_the_image_it_begins_with(tiny, images):
         drawn = sample(model, scheduler, LABELS, [5, 6, 7], sampler=sampler, images=images[:3],
                        num_inference_steps=STEPS[sampler], strength=0.6)
         assert torch.allclose(drawn, images[:3], atol=0.15), sampler
+
+
+@pytest.fixture
+def laid_out(tiny):
+    """A network that is told where objects are to stand, of three scenes."""
+    made = awake(make_model(tiny, num_layouts=3))
+    with torch.no_grad():
+        made.placed_objects.mul_(10)
+        made.layouts.uniform_(0.2, 0.8, generator=torch.Generator().manual_seed(1))
+    return made.eval()
+
+
+def test_the_seed_chooses_the_scene_whose_places_are_taken(laid_out):
+    labels = LABELS[:1].expand(40, -1)
+    places = laid_out.draw_places(labels, range(40))
+    names = LABELS[0].argsort(descending=True, stable=True)[:int((LABELS[0] > 0.5).sum())]
+    taken = {tuple(row[names].flatten().tolist()) for row in places}
+    there = {tuple(scene[:len(names)].flatten().tolist()) for scene in laid_out.layouts}
+    assert taken == there
+    assert torch.equal(~places[..., 0].isnan(), labels > 0.5)
+    alone = laid_out.draw_places(labels[7:8], [7])
+    assert torch.equal(alone.nan_to_num(-1), places[7:8].nan_to_num(-1))
+
+
+def test_places_that_are_given_are_those_of_the_image(laid_out, scheduler):
+    options = {"sampler": "dpm_solver++", "num_inference_steps": 4, "guidance_scale": 2.0}
+    seeds = [1, 2, 3]
+    own = laid_out.draw_places(LABELS, seeds)
+    drawn = sample(laid_out, scheduler, LABELS, seeds, **options)
+    assert torch.equal(drawn, sample(laid_out, scheduler, LABELS, seeds, places=own, **options))
+    moved = sample(laid_out, scheduler, LABELS, seeds, places=1 - own, **options)
+    assert (moved - drawn).abs().amax((1, 2, 3)).min() > 1e-3
+
+
+def test_a_network_without_layouts_has_no_places(model):
+    assert model.draw_places(LABELS, [1, 2, 3]) is None
