@@ -21,7 +21,7 @@ def network_diagram(config: Mapping[str, Any]) -> Figure:
     """Return the way of an image through the network: down on the left, up on the right.
 
     ``config`` is that of a `ClassConditionedUnet`. Boxes give rows × columns × channels and
-    what a level is made of; dashed lines are skips, green ones the object tokens.
+    what a level is made of; dashed lines are skips; the objects asked for are green.
     """
     top, bottom = config["rows"] or (0, config["image_size"])
     patch, levels = config["patch_size"], len(config["channels"])
@@ -64,6 +64,11 @@ def network_diagram(config: Mapping[str, Any]) -> Figure:
     _arrow(axis, (WIDE / 2, -deepest), (2.2, 1 - deepest - HIGH / 2))
     _box(axis, 0, 1, f"$e$ = MLP(sinusoid($t$)) + $Wy + b$: {config['class_emb_size']}\n"
                      "enters every level", ORANGE, wide=1.3 * WIDE)
+    if config["num_layouts"]:
+        y = 1 - ends
+        _box(axis, 0, y, f"objects at their places:\n{size(0)} × {config['class_emb_size'] // 4}",
+             GREEN, wide=0.9 * WIDE)
+        _arrow(axis, (-0.45 * WIDE, y), (-2.2 + WIDE / 2, y), color=GREEN)
     if tokens:
         token = widths[-1] if transformer else config["class_emb_size"] // 2
         _box(axis, -2.2, -deepest, f"{token} numbers for each\nobject asked for", GREEN,

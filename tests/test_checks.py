@@ -12,7 +12,7 @@ from cddpm_core.params import resolve
      "loss_weighting: velocity weighs an error of epsilon"),
     ({"guidance_interval": [0.8, 0.2]}, "guidance_interval: expected two shares of T, the lower"),
     ({"guidance_interval": [0.5]}, "guidance_interval: expected two shares of T"),
-    ({"attention_head_dim": 40}, "attention_head_dim: expected a divisor of 192"),
+    ({"attention_head_dim": 40}, "attention_head_dim: expected a divisor of 128"),
     ({"blocks": [1, 1]}, "blocks: u_vit has attention at the last level alone"),
     ({"class_emb_size": 30}, "class_emb_size: expected a multiple of 4, found 30"),
     ({"sampler": "ddim", "num_inference_steps": 30}, "ddim needs a divisor of num_train_timesteps"),

@@ -8,7 +8,7 @@ from cddpm_core.params import resolve
 from cddpm_core.presets import read_yaml
 
 
-def words(name, rows=()):
+def words(name, rows=(), num_layouts=0):
     """What stands in the diagram of a preset's network."""
     p = resolve(read_yaml(ROOT / f"params/{name}.yaml"))
     with torch.device("meta"):
@@ -16,7 +16,8 @@ def words(name, rows=()):
             class_emb_size=p.class_emb_size, blocks=p.blocks, channels=p.channels,
             layers_per_block=p.layers_per_block, patch_size=p.patch_size, rows=rows,
             attention_head_dim=p.attention_head_dim, backbone=p.backbone,
-            conditioning=p.conditioning)
+            conditioning=p.conditioning, transformer_blocks=p.transformer_blocks,
+            num_layouts=num_layouts)
     return [text.get_text() for text in network_diagram(model.config).axes[0].texts]
 
 
@@ -24,8 +25,10 @@ def test_quick_goes_down_one_level_to_its_transformer():
     found = words("quick", rows=[12, 60])
     assert "$x_t$: 48 × 64 × 3" in found and "unshuffle by 4: 12 × 16 × 48" in found
     assert found.count("12 × 16 × 64\n2 residual") == 2
-    assert "6 × 8 × 192\n4 transformer blocks" in found
-    assert "192 numbers for each\nobject asked for" in found
+    assert "6 × 8 × 128\n2 transformer blocks" in found
+    assert "128 numbers for each\nobject asked for" in found
+    assert not any("places" in text for text in found)
+    assert "objects at their places:\n12 × 16 × 64" in words("quick", rows=[12, 60], num_layouts=5)
 
 
 def test_the_original_has_six_levels_and_no_tokens():

@@ -255,7 +255,7 @@ def test_parameters_that_are_accepted_make_a_network_that_runs(size, head, level
 
 
 @pytest.mark.parametrize("values", [
-    {"class_emb_size": 32, "attention_head_dim": 64}, {"attention_head_dim": 128},
+    {"class_emb_size": 32, "attention_head_dim": 64}, {"attention_head_dim": 96},
     {"backbone": "unet", "blocks": [1, 1], "attention_head_dim": 128}])
 def test_heads_that_do_not_divide_their_level_are_one_sentence(values):
     with pytest.raises(UserError, match="attention_head_dim: expected a divisor of"):

@@ -107,7 +107,7 @@ def test_guidance_goes_from_the_unconditional_through_the_conditional(model, sch
 class Oracle(ClassConditionedUnet):
     """Knows x_0, and so predicts without error what the scheduler asks for."""
 
-    def forward(self, x_t, timesteps, labels):
+    def forward(self, x_t, timesteps, labels, places=None):
         t = int(timesteps)
         a = alpha_bar(self.scheduler)[t]
         epsilon = (x_t - a.sqrt() * self.x_0) / (1 - a).sqrt()
@@ -271,7 +271,7 @@ def test_a_perfect_network_gives_back_the_image_it_begins_with(tiny, images):
     scheduler = make_scheduler(tiny.replace(prediction_type="sample", loss_weighting="uniform"))
 
     class Knowing(ClassConditionedUnet):
-        def forward(self, x_t, timesteps, labels):
+        def forward(self, x_t, timesteps, labels, places=None):
             return self.standardise(images[:3])
 
     model = Knowing(class_emb_size=8, channels=[1], blocks=[0], attention_head_dim=2)

@@ -20,7 +20,7 @@ OPTIONS = {"sampler": "dpm_solver++", "num_inference_steps": 4, "guidance_scale"
 class KnowsItsObjects(ClassConditionedUnet):
     """Whatever the noise, it answers with the pictures of the objects it is told of, added up."""
 
-    def forward(self, x_t, timesteps, labels):
+    def forward(self, x_t, timesteps, labels, places=None):
         pictures = torch.randn(24, *self.x_shape, generator=torch.Generator().manual_seed(1))
         return torch.einsum("bn,nchw->bchw", (labels > 0.5).float(), pictures)
 
