@@ -66,9 +66,9 @@ def network_diagram(config: Mapping[str, Any]) -> Figure:
                      "enters every level", ORANGE, wide=1.3 * WIDE)
     if config["num_layouts"]:
         y = 1 - ends
-        _box(axis, 0, y, f"objects at their places:\n{size(0)} × {config['class_emb_size'] // 4}",
-             GREEN, wide=0.9 * WIDE)
-        _arrow(axis, (-0.45 * WIDE, y), (-2.2 + WIDE / 2, y), color=GREEN)
+        _box(axis, 0, y, f"objects at\ntheir places:\n{size(0)} × {config['class_emb_size'] // 4}",
+             GREEN, wide=0.4 * WIDE)
+        _arrow(axis, (-0.2 * WIDE, y), (-2.2 + WIDE / 2, y), color=GREEN)
     if tokens:
         token = widths[-1] if transformer else config["class_emb_size"] // 2
         _box(axis, -2.2, -deepest, f"{token} numbers for each\nobject asked for", GREEN,

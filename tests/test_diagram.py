@@ -28,7 +28,7 @@ def test_quick_goes_down_one_level_to_its_transformer():
     assert "6 × 8 × 128\n2 transformer blocks" in found
     assert "128 numbers for each\nobject asked for" in found
     assert not any("places" in text for text in found)
-    assert "objects at their places:\n12 × 16 × 64" in words("quick", rows=[12, 60], num_layouts=5)
+    assert "objects at\ntheir places:\n12 × 16 × 64" in words("quick", [12, 60], num_layouts=5)
 
 
 def test_the_original_has_six_levels_and_no_tokens():
