@@ -317,6 +317,31 @@ def test_images_the_evaluator_helped_to_draw_are_said_to_be_so(finished):
     assert "those with `evaluator_guidance` were drawn with guidance" in table
 
 
+def test_a_choice_among_candidates_is_said_with_what_the_first_would_have_scored(finished):
+    plain = read_facts(finished, finished.params())
+    facts = read_facts(finished, plain.params.replace(candidates=4))
+    for name in ("test", "new_test"):
+        facts.metrics[name]["first"] = {"micro": 0.1234, "macro": 0.2346}
+    assert "of 4 images for each label set" in tables.accuracy_table(facts)
+    assert "0.123" in tables.accuracy_table(facts) and "0.235" in tables.accuracy_table(facts)
+    assert "chosen by the network itself from 4" in findings.result_text(facts)
+    assert "0.123" in findings.result_text(facts)
+    assert "the network itself keeps one of them" in methods.sampling_text(facts.params)
+    for text in (tables.accuracy_table(plain), findings.result_text(plain),
+                 methods.sampling_text(plain.params)):
+        assert "chosen by the network" not in text and "the network itself" not in text
+
+
+def test_the_text_on_the_network_says_what_it_is_told_of_places(finished):
+    facts = read_facts(finished, finished.params())
+    assert "told where each object is to stand" in methods.model_text(facts)
+    facts.metrics["train"] = {**facts.metrics["train"], "layouts": 0}
+    assert "none are known and none used" in methods.model_text(facts)
+    without = read_facts(finished, finished.params().replace(layout=False))
+    assert "layout" not in methods.model_text(without)
+    assert "to stand" not in methods.model_text(without)
+
+
 def test_guidance_in_an_interval_is_said_with_its_bounds():
     text = methods.sampling_text(Params(guidance_interval=[0.1, 0.8]))
     assert "from 0.1 to 0.8 of $T$, and without guidance at the others" in text
