@@ -6,6 +6,7 @@ A data folder holds ``train.json``, ``objects.json`` and the images, in
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -28,7 +29,7 @@ from cddpm_core.labels import (
 )
 from cddpm_core.layout import find_places, scene_layouts
 from cddpm_core.params import Params
-from cddpm_core.runs import Run, progress
+from cddpm_core.runs import Run, atomic, progress
 from cddpm_core.scenes import RENDERER_VERSION, render_dataset
 
 __all__ = ["ConditionDataset", "DataSource", "FolderFiles", "IclevrDataset", "check_folder",
@@ -82,13 +83,15 @@ class IclevrDataset(Dataset):
         leave_out: label sets, in any order of names, whose images are not taken.
         in_memory: hold the resized set as uint8 (N, H, W, 3) in ``pixels``,
             221 MB for the lab's 18,009 images, rather than read files again.
+        cache: a folder to keep that resized set in, as ``.npy``. It is taken from there
+            as long as names, sizes and times of the image files stay what they were.
 
     Raises `UserError` for missing or malformed label files and for missing or
     unreadable images, the missing ones before any image is read.
     """
 
     def __init__(self, folder: str | Path, image_size: int = 64, in_memory: bool = True,
-                 leave_out: Iterable[Iterable[str]] = ()) -> None:
+                 leave_out: Iterable[Iterable[str]] = (), cache: str | Path | None = None) -> None:
         folder = Path(folder)
         train = read_train(folder / "train.json")
         if (folder / "objects.json").exists():
@@ -102,7 +105,24 @@ class IclevrDataset(Dataset):
         self.files = _image_paths(folder, list(train))
         self.label_sets = list(train.values())
         self.labels = torch.stack([to_multi_hot(names) for names in self.label_sets])
-        self.pixels = self._read_all() if in_memory else None
+        self.pixels = None
+        if in_memory:
+            self.pixels = self._read_all() if cache is None else self._read_once(Path(cache))
+
+    def _read_once(self, cache: Path) -> np.ndarray:
+        about = [(path.name, (at := path.stat()).st_size, at.st_mtime_ns) for path in self.files]
+        key = hashlib.sha256(repr((self.image_size, about)).encode()).hexdigest()[:12]
+        path = cache / f"{key}.npy"
+        try:
+            pixels = np.load(path, allow_pickle=False)
+            if pixels.shape == (len(self), self.image_size, self.image_size, 3):
+                return pixels
+        except (OSError, ValueError, EOFError):
+            pass  # not there yet, or damaged: what it holds is in the images
+        pixels = self._read_all()
+        with contextlib.suppress(UserError, OSError), atomic(path) as new, new.open("wb") as file:
+            np.save(file, pixels)
+        return pixels
 
     def _read_all(self) -> np.ndarray:
         pixels = np.empty((len(self), self.image_size, self.image_size, 3), np.uint8)

@@ -37,7 +37,7 @@ def train_run(params: Params) -> dict[str, Any]:
             source = data_source(params, run)
             evaluator = get_evaluator(params, run, accelerator.device)
         dataset = IclevrDataset(source.folder, params.image_size, params.in_memory,
-                                left_out(params))
+                                left_out(params), run.cache / "pixels")
         evaluate = periodic_evaluation(run, params, evaluator, accelerator)
         result = train(params, dataset, run, evaluate=evaluate, accelerator=accelerator)
         if first:

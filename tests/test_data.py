@@ -191,6 +191,34 @@ def test_in_memory_equals_reading_the_files(rendered):
         assert torch.equal(held[index][1], read[index][1])
 
 
+def test_resized_images_are_kept_until_a_file_changes(folder, tmp_path):
+    cache = tmp_path / "pixels"
+    pixels = IclevrDataset(folder, cache=cache).pixels
+    kept, = cache.iterdir()
+    np.save(kept, 255 - pixels)
+    again = IclevrDataset(folder, cache=cache)
+    assert (again.pixels == 255 - pixels).all()
+    Image.new("RGB", (8, 8), "red").save(again.files[0])
+    changed = IclevrDataset(folder, cache=cache).pixels
+    assert (changed[0] == (255, 0, 0)).all() and (changed[1:] == pixels[1:]).all()
+    assert len(IclevrDataset(folder, cache=cache, leave_out=[again.label_sets[0]])) == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"no array", "cut"])
+def test_damaged_kept_images_are_read_again(folder, tmp_path, content):
+    pixels = IclevrDataset(folder, cache=tmp_path / "pixels").pixels
+    kept, = (tmp_path / "pixels").iterdir()
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[:-9] if content == "cut" else content)
+    assert (IclevrDataset(folder, cache=tmp_path / "pixels").pixels == pixels).all()
+    assert kept.read_bytes() == whole
+
+
+def test_images_are_read_where_none_can_be_kept(folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert IclevrDataset(folder, cache=tmp_path / "file").pixels.shape == (3, 64, 64, 3)
+
+
 def test_reading_a_file_warns_of_nothing(rendered):
     dataset = IclevrDataset(rendered, in_memory=False)
     # torch says only once a process that an array is read-only.
