@@ -96,7 +96,7 @@ class Params:
                                choices=("uniform", "velocity", "min_snr", "balanced"))
     loss_weight_max: float = _key(20.0, "gamma, the greatest weight of an error of x_0", low=0.1)
 
-    epochs: int = _key(3, "passes over the training images", low=1, high=1_000_000)
+    epochs: int = _key(2, "passes over the training images", low=1, high=1_000_000)
     batch_size: int = _key(32, "images a training step, over all processes", low=1, high=65_536)
     gradient_accumulation_steps: int = _key(1, "passes a step's images are divided into",
                                             low=1, high=65_536)
@@ -120,10 +120,10 @@ class Params:
                           low=0, high=1_000_000_000)
 
     sampler: str = _key("dpm_solver++", "sampler", choices=SAMPLER_NAMES)
-    num_inference_steps: int = _key(20, "steps of the sampler", low=1, high=1_000_000)
+    num_inference_steps: int = _key(8, "steps of the sampler", low=1, high=1_000_000)
     guidance_scale: float = _key(3.0, "classifier-free guidance; 1: none", low=0.0, high=1_000)
     guidance_interval: list[float] = _key(
-        [0.0, 1.0], "shares of T between which it guides", low=0.0, high=1.0)
+        [0.0, 0.6], "shares of T between which it guides", low=0.0, high=1.0)
     evaluator_guidance: float = _key(
         0.0, "guidance by the evaluator itself, and labelled so; 0: none",
         low=0.0, high=1_000_000)
