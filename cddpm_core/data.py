@@ -36,6 +36,7 @@ __all__ = ["ConditionDataset", "DataSource", "FolderFiles", "IclevrDataset", "ch
            "data_source", "folder_files", "left_out", "load_image", "to_tensor", "varying_rows"]
 
 MOST_PIXELS = 30_000_000  # of an image file, of which memory has to hold several copies
+READING_VERSION = 1  # of `load_image`: raised when the same file gives other pixels
 IMAGE_FOLDERS = ("iclevr", "images", ".")
 
 
@@ -110,12 +111,14 @@ class IclevrDataset(Dataset):
             self.pixels = self._read_all() if cache is None else self._read_once(Path(cache))
 
     def _read_once(self, cache: Path) -> np.ndarray:
-        about = [(path.name, (at := path.stat()).st_size, at.st_mtime_ns) for path in self.files]
-        key = hashlib.sha256(repr((self.image_size, about)).encode()).hexdigest()[:12]
+        files = [(path.name, (at := path.stat()).st_size, at.st_mtime_ns) for path in self.files]
+        about = repr((READING_VERSION, self.image_size, files))
+        key = hashlib.sha256(about.encode()).hexdigest()[:12]
         path = cache / f"{key}.npy"
         try:
             pixels = np.load(path, allow_pickle=False)
-            if pixels.shape == (len(self), self.image_size, self.image_size, 3):
+            wanted = (len(self), self.image_size, self.image_size, 3)
+            if pixels.dtype == np.uint8 and pixels.shape == wanted:
                 return pixels
         except (OSError, ValueError, EOFError):
             pass  # not there yet, or damaged: what it holds is in the images

@@ -214,6 +214,14 @@ def test_damaged_kept_images_are_read_again(folder, tmp_path, content):
     assert kept.read_bytes() == whole
 
 
+def test_images_kept_by_another_way_of_reading_are_read_again(folder, tmp_path, monkeypatch):
+    pixels = IclevrDataset(folder, cache=tmp_path / "pixels").pixels
+    kept, = (tmp_path / "pixels").iterdir()
+    np.save(kept, 255 - pixels)
+    monkeypatch.setattr(data, "READING_VERSION", data.READING_VERSION + 1)
+    assert (IclevrDataset(folder, cache=tmp_path / "pixels").pixels == pixels).all()
+
+
 def test_images_are_read_where_none_can_be_kept(folder, tmp_path):
     (tmp_path / "file").write_text("")
     assert IclevrDataset(folder, cache=tmp_path / "file").pixels.shape == (3, 64, 64, 3)
