@@ -164,19 +164,21 @@ class ClassConditionedUnet(ModelMixin, ConfigMixin):
         return torch.einsum("bn,nc,bnh,bnw->bchw", known.to(features.dtype), self.placed_objects,
                             rows, columns)
 
-    def draw_places(self, labels: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor | None:
+    def draw_places(self, labels: torch.Tensor, seeds: Sequence[int],
+                    choices: int = 1) -> torch.Tensor | None:
         """Return places for labels (B, 24), of a training scene each, or None without layouts.
 
-        The scene, and so the places (B, 24, 2), are those of the image's seed.
+        The image's seed draws ``choices`` scenes. The places (B, 24, 2) are those of the clearest
+        one, whose two nearest objects are farthest apart.
         """
         if not self.config.num_layouts:
             return None
         places = torch.full((*labels.shape, 2), float("nan"))
         for row, (label, seed) in enumerate(zip(labels.cpu(), seeds, strict=True)):
             generator = torch.Generator().manual_seed(seed + 2**40)
-            scene = torch.randint(self.config.num_layouts, (), generator=generator)
+            scenes = torch.randint(self.config.num_layouts, (choices,), generator=generator)
             index = torch.argsort(label, descending=True, stable=True)[:int((label > 0.5).sum())]
-            layout = self.layouts[scene].cpu()[:len(index)]
+            layout = _clearest(self.layouts[scenes.to(self.layouts.device)].cpu()[:, :len(index)])
             places[row, index[:len(layout)]] = layout
         return places.to(labels.device)
 
@@ -206,6 +208,13 @@ class ClassConditionedUnet(ModelMixin, ConfigMixin):
         below = self.pixel_mean.shape[1] - self.top - self.x_shape[1]
         x_0 = F.pad(x_0, (0, 0, self.top, below))
         return (x_0 * self.pixel_scale + self.pixel_mean).clamp(-1, 1)
+
+
+def _clearest(layouts: torch.Tensor) -> torch.Tensor:
+    """The one of (K, n, 2) layouts whose two nearest objects are farthest apart; (n, 2)."""
+    if layouts.shape[1] < 2:
+        return layouts[0]
+    return layouts[torch.stack([torch.pdist(layout).min() for layout in layouts]).argmax()]
 
 
 def make_model(params: Params, rows: Sequence[int] = (),

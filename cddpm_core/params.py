@@ -20,7 +20,7 @@ from cddpm_core.errors import UserError, did_you_mean, shown
 SAMPLER_NAMES = ("ddpm", "ddim", "dpm_solver++", "sde_dpm_solver++", "unipc", "heun")
 
 # What runs made before a parameter was there have in its place.
-BEFORE = {"layout": False, "ordered_tokens": False, "candidates": 1}
+BEFORE = {"layout": False, "ordered_tokens": False, "candidates": 1, "layout_choices": 1}
 
 __all__ = ["BEFORE", "FIELDS", "Params", "coerce", "from_notebook", "resolve", "sampling_arms"]
 
@@ -58,7 +58,7 @@ class Params:
     in_memory: bool = _key(True, "hold the resized images in memory as uint8")
 
     evaluator: str = _key("", "path of the official checkpoint.pth; empty: train a stand-in")
-    evaluator_images: int = _key(30000, "rendered images the stand-in trains on",
+    evaluator_images: int = _key(26000, "rendered images the stand-in trains on",
                                  low=32, high=10_000_000)
     evaluator_epochs: int = _key(3, "epochs the stand-in trains for", low=1, high=1_000)
 
@@ -129,6 +129,8 @@ class Params:
         low=0.0, high=1_000_000)
     candidates: int = _key(1, "images drawn for each label set, of which the network keeps one",
                            low=1, high=1_000)
+    layout_choices: int = _key(4, "layouts the seed draws for an image, of which the clearest is "
+                                  "taken", low=1, high=1_000)
     sample_batch_size: int = _key(32, "images sampled at once", low=1, high=65_536)
 
     experiments: list[str] = _key([], "experiments that make report includes",

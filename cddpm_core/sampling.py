@@ -58,6 +58,7 @@ def sampling_options(params: Params, likelihood: Likelihood | None = None) -> di
             "guidance_interval": params.guidance_interval,
             "evaluator_guidance": params.evaluator_guidance,
             "likelihood": likelihood if params.evaluator_guidance else None,
+            "layout_choices": params.layout_choices,
             "batch_size": params.sample_batch_size, "mixed_precision": params.mixed_precision}
 
 
@@ -66,7 +67,7 @@ def sample(model: ClassConditionedUnet, scheduler: DDPMScheduler, labels: torch.
            seeds: Sequence[int], *, sampler: str = "ddpm", num_inference_steps: int | None = None,
            guidance_scale: float = 1.0, guidance_interval: Sequence[float] = (0.0, 1.0),
            evaluator_guidance: float = 0.0, likelihood: Likelihood | None = None,
-           places: torch.Tensor | None = None,
+           layout_choices: int = 1, places: torch.Tensor | None = None,
            images: torch.Tensor | None = None, strength: float = 1.0,
            batch_size: int = 32, mixed_precision: str = "no",
            callback: Callback | None = None, bar: tqdm | None = None,
@@ -90,8 +91,9 @@ def sample(model: ClassConditionedUnet, scheduler: DDPMScheduler, labels: torch.
             the evaluator has had a hand in say little when it scores them.
         likelihood: log p(label | image), shape (B,), for images (B, 3, H, W) in [-1, 1] and
             labels (B, 24), differentiable; needed for ``evaluator_guidance``.
-        places: where the objects of each label are to stand, (N, 24, 2), for a network that is
-            told so; by default those of a training scene, which the image's seed chooses.
+        layout_choices: training scenes that an image's seed draws for a network that is told
+            where the objects are to stand; it is told the clearest, see `draw_places`.
+        places: where they are to stand instead, (N, 24, 2).
         images: to begin with, (N, 3, H, W) in [-1, 1], instead of with nothing but noise.
         strength: share of T; these images are given the noise of the sampler's last timestep
             below it, and drawn anew from there (Meng et al. 2022).
@@ -111,7 +113,7 @@ def sample(model: ClassConditionedUnet, scheduler: DDPMScheduler, labels: torch.
     low, high = guidance_interval
 
     if places is None:
-        places = model.draw_places(labels, seeds)
+        places = model.draw_places(labels, seeds, layout_choices)
 
     def guided(x_t: torch.Tensor, t: int, y: torch.Tensor, p: torch.Tensor | None) -> torch.Tensor:
         scale = guidance_scale if low <= t / last < high else 1.0

@@ -45,7 +45,7 @@ def sample_candidates(model: ClassConditionedUnet, scheduler: DDPMScheduler, lab
         return drawn, torch.zeros(len(labels), dtype=torch.long)
     found = support(model, scheduler, drawn, labels, seeds, bar=bar,
                     places=model.draw_places(labels.repeat_interleave(candidates, 0),
-                                             seeds_of_all),
+                                             seeds_of_all, options.get("layout_choices", 1)),
                     batch_size=options.get("batch_size", 32),
                     mixed_precision=options.get("mixed_precision", "no"))
     return drawn, found.argmax(1)

@@ -7,7 +7,8 @@ from cddpm_core.params import resolve
 @pytest.mark.parametrize(("values", "words"), [
     ({"blocks": [0], "channels": [1, 2]}, "same length"),
     ({"image_size": 60}, "image_size: expected a multiple of 8"),
-    ({"num_train_timesteps": 10}, "num_inference_steps: expected at most"),
+    ({"num_train_timesteps": 10, "num_inference_steps": 20},
+     "num_inference_steps: expected at most"),
     ({"prediction_type": "epsilon", "loss_weighting": "velocity"},
      "loss_weighting: velocity weighs an error of epsilon"),
     ({"guidance_interval": [0.8, 0.2]}, "guidance_interval: expected two shares of T, the lower"),

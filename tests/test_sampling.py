@@ -303,6 +303,39 @@ def test_the_seed_chooses_the_scene_whose_places_are_taken(laid_out):
     assert torch.equal(alone.nan_to_num(-1), places[7:8].nan_to_num(-1))
 
 
+def test_of_several_scenes_the_clearest_is_taken(laid_out):
+    names = LABELS[0].argsort(descending=True, stable=True)[:int((LABELS[0] > 0.5).sum())]
+    assert len(names) > 1
+
+    def gap(scene):
+        return torch.pdist(scene[:len(names)]).min()
+
+    first, all_of_many = (laid_out.draw_places(LABELS[:1].expand(20, -1), range(20), choices)
+                          for choices in (1, 64))
+    best = max(laid_out.layouts, key=gap)[:len(names)]
+    assert (all_of_many[:, names] == best).all()
+    for seed in range(20):
+        few = laid_out.draw_places(LABELS[:1], [seed], 2)[0, names]
+        assert gap(few) >= gap(first[seed, names])
+
+
+def test_one_object_stands_where_the_first_scene_of_the_seed_has_it(laid_out):
+    alone = torch.eye(24)[:5]
+    assert torch.equal(laid_out.draw_places(alone, range(5), 8).nan_to_num(-1),
+                       laid_out.draw_places(alone, range(5), 1).nan_to_num(-1))
+
+
+def test_the_clearest_scene_is_a_choice_of_the_parameters(laid_out, scheduler):
+    seeds, options = range(30), {"sampler": "dpm_solver++", "num_inference_steps": 1}
+    labels = LABELS[:1].expand(30, -1)
+    one, four = (sample(laid_out, scheduler, labels, seeds, layout_choices=choices, **options)
+                 for choices in (1, 4))
+    assert torch.equal(four, sample(laid_out, scheduler, labels, seeds, **options,
+                                    places=laid_out.draw_places(labels, seeds, 4)))
+    assert not torch.equal(one, four)
+    assert sampling_options(Params(layout_choices=7))["layout_choices"] == 7
+
+
 def test_places_that_are_given_are_those_of_the_image(laid_out, scheduler):
     options = {"sampler": "dpm_solver++", "num_inference_steps": 4, "guidance_scale": 2.0}
     seeds = [1, 2, 3]
