@@ -27,7 +27,7 @@ from cddpm_core.bench_arms import (
     train,
     train_plain,
 )
-from cddpm_core.data import ConditionDataset, data_source
+from cddpm_core.data import ConditionDataset
 from cddpm_core.devices import arithmetic_of, computes_bf16, device_of
 from cddpm_core.evaluation import get_evaluator
 from cddpm_core.evaluator import Evaluator, score
@@ -39,6 +39,7 @@ from cddpm_core.race import peak_mib, run_race
 from cddpm_core.runs import Run, progress, write_json
 from cddpm_core.sampling import image_seeds, sample
 from cddpm_core.scale import run_scale
+from cddpm_core.sources import data_source
 from cddpm_core.training import load_trained
 
 __all__ = ["operations", "run_bench"]

@@ -1,8 +1,4 @@
-"""Images and their labels, read from the lab's layout whoever made the files.
-
-A data folder holds ``train.json``, ``objects.json`` and the images, in
-``iclevr/``, ``images/`` or beside the JSON files.
-"""
+"""Data sets: training images with their labels, and the label sets to draw."""
 
 from __future__ import annotations
 
@@ -11,15 +7,14 @@ import functools
 import hashlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import Dataset
 
 from cddpm_core.errors import UserError
+from cddpm_core.images import READING_VERSION, image_paths, load_image, to_tensor
 from cddpm_core.labels import (
     condition_file,
     read_conditions,
@@ -28,48 +23,9 @@ from cddpm_core.labels import (
     to_multi_hot,
 )
 from cddpm_core.layout import find_places, scene_layouts
-from cddpm_core.params import Params
-from cddpm_core.runs import Run, atomic, progress
-from cddpm_core.scenes import RENDERER_VERSION, render_dataset
+from cddpm_core.runs import atomic, progress
 
-__all__ = ["ConditionDataset", "DataSource", "FolderFiles", "IclevrDataset", "check_folder",
-           "data_source", "folder_files", "left_out", "load_image", "to_tensor", "varying_rows"]
-
-MOST_PIXELS = 30_000_000  # of an image file, of which memory has to hold several copies
-READING_VERSION = 1  # of `load_image`: raised when the same file gives other pixels
-IMAGE_FOLDERS = ("iclevr", "images", ".")
-
-
-def load_image(path: str | Path, image_size: int = 64) -> np.ndarray:
-    """Return an image as uint8 (image_size, image_size, 3), squashed to a square as the lab does.
-
-    Any mode Pillow reads is turned into RGB, 16 bits into 8, transparency over
-    black. Raises `UserError` for a missing or unreadable file.
-    """
-    try:
-        with Image.open(path) as image:
-            if image.width * image.height > MOST_PIXELS:
-                raise ValueError(f"{image.width} x {image.height} pixels, expected at most "
-                                 f"{MOST_PIXELS:,}")
-            if image.mode.startswith("I"):  # which Pillow would clip to 255, not scale
-                image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
-            if image.mode in ("P", "LA", "PA") or "transparency" in image.info:
-                image = image.convert("RGBA")
-            if image.mode == "RGBA":
-                image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
-            small = image.convert("RGB").resize((image_size, image_size), Image.Resampling.BILINEAR)
-            return np.array(small)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such image") from None
-    except Exception as error:
-        raise UserError(f"{path}: not a readable image ({error})") from None
-
-
-def to_tensor(pixels: np.ndarray) -> torch.Tensor:
-    """Return uint8 (..., H, W, 3) pixels as float (..., 3, H, W) in [-1, 1]."""
-    # A view of other strides would go on through a network, whose group norms are slow on them.
-    channels_first = np.ascontiguousarray(np.moveaxis(pixels, -1, -3))
-    return torch.from_numpy(channels_first).float() / 127.5 - 1
+__all__ = ["ConditionDataset", "IclevrDataset", "varying_rows"]
 
 
 class IclevrDataset(Dataset):
@@ -103,7 +59,7 @@ class IclevrDataset(Dataset):
             raise UserError(f"{folder / 'train.json'}: expected label sets that are not left out, "
                             "found none")
         self.folder, self.image_size = folder, image_size
-        self.files = _image_paths(folder, list(train))
+        self.files = image_paths(folder, list(train))
         self.label_sets = list(train.values())
         self.labels = torch.stack([to_multi_hot(names) for names in self.label_sets])
         self.pixels = None
@@ -212,99 +168,3 @@ class ConditionDataset(Dataset):
 
     def __getitem__(self, index: int) -> torch.Tensor:
         return self.labels[index]
-
-
-@dataclass(frozen=True)
-class FolderFiles:
-    """The images of a data folder: those ``train.json`` names, and what is there.
-
-    ``images`` is the folder they are in; ``missing`` are named and not there,
-    ``surplus`` are PNG files there that are not named.
-    """
-
-    images: Path
-    named: tuple[str, ...]
-    missing: tuple[str, ...]
-    surplus: tuple[str, ...]
-
-
-def folder_files(folder: str | Path) -> FolderFiles:
-    """Return which images a data folder should have and has; reads ``train.json`` alone."""
-    folder = Path(folder).expanduser()
-    return _files(folder, list(read_train(folder / "train.json")))
-
-
-def _files(folder: Path, named: Sequence[str]) -> FolderFiles:
-    present = {part: {p.name for p in (folder / part).iterdir()} if (folder / part).is_dir()
-               else set() for part in IMAGE_FOLDERS}
-    part = max(IMAGE_FOLDERS, key=lambda name: sum(file in present[name] for file in named))
-    pictures = {name for name in present[part] if name.lower().endswith(".png")}
-    return FolderFiles(folder / part, tuple(named),
-                       tuple(file for file in named if file not in present[part]),
-                       tuple(sorted(pictures - set(named))))
-
-
-def _image_paths(folder: Path, named: Sequence[str]) -> list[Path]:
-    files = _files(folder, named)
-    if files.missing:
-        surplus = (f", and {len(files.surplus)} are there that it does not name"
-                   if files.surplus else "")
-        raise UserError(f"{files.images / files.missing[0]}: no such image; {len(files.missing)} "
-                        f"of the {len(named)} images that train.json names are missing{surplus}")
-    return [files.images / file for file in named]
-
-
-def check_folder(folder: str | Path) -> None:
-    """Raise `UserError` if a data folder lacks labels or images; reads no image."""
-    folder = Path(folder).expanduser()
-    if not folder.is_dir():
-        raise UserError(f"data: {folder} is not a folder, expected one with train.json "
-                        "and the images")
-    _image_paths(folder, list(read_train(folder / "train.json")))
-
-
-@dataclass(frozen=True)
-class DataSource:
-    """Where the images come from, said beside every figure.
-
-    ``kind`` is ``real`` or ``rendered``; ``sha256`` is the hash of ``train.json``.
-    """
-
-    kind: str
-    folder: Path
-    heldout: Path | None
-    sha256: str
-
-    def describe(self) -> str:
-        """Return a phrase for captions."""
-        return "real i-CLEVR images" if self.kind == "real" else "rendered scenes (embedded data)"
-
-
-def data_source(params: Params, run: Run) -> DataSource:
-    """Return the user's data folder, or the embedded data, rendered now if it is not there yet."""
-    if params.data:
-        folder = Path(params.data).expanduser()
-        check_folder(folder)
-        return DataSource("real", folder, None, _hash(folder / "train.json"))
-    rendered = []
-    for split, scenes in (("train", params.num_scenes), ("heldout", params.heldout_scenes)):
-        # The held-out scenes draw from seeds no training split reaches.
-        seed = params.data_seed + (0 if split == "train" else 2**31)
-        folder = run.cache / f"data/{split}-v{RENDERER_VERSION}-{scenes}-seed{params.data_seed}"
-        if not (folder / "train.json").exists():
-            render_dataset(folder, num_scenes=scenes, seed=seed)
-        rendered.append(folder)
-    return DataSource("rendered", *rendered, _hash(rendered[0] / "train.json"))
-
-
-def left_out(params: Params) -> set[frozenset[str]]:
-    """Return the label sets that training is not to see, by ``params.holdout``."""
-    files = ("test", "new_test") if params.holdout == "test_conditions" else ()
-    return {frozenset(names) for file in files for names in ConditionDataset(file).label_sets}
-
-
-def _hash(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
-        raise UserError(f"{path}: no such file, expected the labels of the images") from None

@@ -7,12 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cddpm_core.data import data_source
 from cddpm_core.devices import device_of
 from cddpm_core.errors import UserError
 from cddpm_core.params import Params
 from cddpm_core.provenance import made_with
 from cddpm_core.runs import SCHEMA, Run, check_schema, write_json
+from cddpm_core.sources import data_source
 
 __all__ = ["verify", "write_manifest"]
 

@@ -21,9 +21,9 @@ import papermill
 from papermill.exceptions import PapermillExecutionError
 
 from cddpm_core.compare import check_runs
-from cddpm_core.data import check_folder
 from cddpm_core.errors import UserError, did_you_mean
 from cddpm_core.evaluator import load_official
+from cddpm_core.images import check_folder
 from cddpm_core.lock import locked
 from cddpm_core.params import FIELDS, Params, sampling_arms
 from cddpm_core.runs import HEADLESS, Run, project_root

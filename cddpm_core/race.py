@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from cddpm_core.data import ConditionDataset, IclevrDataset, data_source, left_out
+from cddpm_core.data import ConditionDataset, IclevrDataset
 from cddpm_core.devices import device_of
 from cddpm_core.evaluation import get_evaluator
 from cddpm_core.evaluator import Evaluator, score
@@ -29,6 +29,7 @@ from cddpm_core.params import Params, resolve
 from cddpm_core.presets import read_yaml
 from cddpm_core.runs import Run, progress, project_root
 from cddpm_core.sampling import image_seeds, sample, sampling_options
+from cddpm_core.sources import data_source, left_out
 from cddpm_core.trainer import Trainer
 
 __all__ = ["in_its_own_process", "peak_mib", "run_race", "train_for"]

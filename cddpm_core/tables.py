@@ -8,8 +8,8 @@ from pathlib import Path
 from statistics import fmean
 
 from cddpm_core.compare import Group
-from cddpm_core.data import FolderFiles
 from cddpm_core.facts import Facts, needs
+from cddpm_core.images import FolderFiles
 from cddpm_core.labels import COLOURS, CONDITION_FILES, SHAPES
 from cddpm_core.markdown import code, count, duration, escape, share, table, with_interval
 from cddpm_core.params import FIELDS, Params

@@ -10,13 +10,14 @@ import contextlib
 import sys
 from typing import Any
 
-from cddpm_core.data import IclevrDataset, data_source, left_out
+from cddpm_core.data import IclevrDataset
 from cddpm_core.devices import accelerator_of
 from cddpm_core.evaluation import get_evaluator
 from cddpm_core.lock import locked
 from cddpm_core.params import Params
 from cddpm_core.periodic import periodic_evaluation
 from cddpm_core.runs import Run
+from cddpm_core.sources import data_source, left_out
 from cddpm_core.training import train
 
 __all__ = ["train_run"]

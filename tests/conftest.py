@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from cddpm_core import trainer
 from cddpm_core.data import IclevrDataset
+from cddpm_core.labels import OBJECTS
 from cddpm_core.params import Params
 from cddpm_core.runs import Run
 from cddpm_core.scenes import render_dataset
@@ -23,6 +27,17 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
     torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
+LABELS = {
+    "CLEVR_train_000000_0.png": ["red cube"],
+    "CLEVR_train_000000_1.png": ["red cube", "cyan sphere"],
+    "CLEVR_train_000000_2.png": ["red cube", "cyan sphere", "gray cylinder"],
+}
+
+
+def picture(seed: int = 0, size: tuple[int, int] = (320, 240)) -> Image.Image:
+    """A smooth RGB image, as a rendered one is."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
+    return Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
 
 
 def awake(model):
@@ -65,6 +80,17 @@ def rendered(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def dataset(rendered) -> IclevrDataset:
     return IclevrDataset(rendered)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A set in the lab's layout: 320x240 RGB images in iclevr/, labels beside it."""
+    (tmp_path / "set/iclevr").mkdir(parents=True)
+    (tmp_path / "set/train.json").write_text(json.dumps(LABELS))
+    (tmp_path / "set/objects.json").write_text(json.dumps({n: i for i, n in enumerate(OBJECTS)}))
+    for index, name in enumerate(LABELS):
+        picture(index).save(tmp_path / "set/iclevr" / name)
+    return tmp_path / "set"
 
 
 @pytest.fixture

@@ -5,10 +5,11 @@ from conftest import ROOT
 
 from cddpm_core import evaluation, standin
 from cddpm_core.bench import _compare, operations, run_bench
-from cddpm_core.data import IclevrDataset, data_source
+from cddpm_core.data import IclevrDataset
 from cddpm_core.errors import UserError
 from cddpm_core.model import make_model
 from cddpm_core.runs import Run
+from cddpm_core.sources import data_source
 from cddpm_core.training import train
 
 

@@ -1,54 +1,18 @@
-import hashlib
 import json
-import shutil
-import warnings
 
 import numpy as np
 import pytest
 import torch
+from conftest import LABELS
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from torchvision.transforms import Resize
-from torchvision.transforms.functional import normalize, to_tensor
 
 from cddpm_core import data
-from cddpm_core.data import (
-    ConditionDataset,
-    IclevrDataset,
-    check_folder,
-    data_source,
-    folder_files,
-    left_out,
-    load_image,
-    varying_rows,
-)
+from cddpm_core.data import ConditionDataset, IclevrDataset, varying_rows
 from cddpm_core.errors import UserError
-from cddpm_core.labels import OBJECTS, from_multi_hot, read_train
-from cddpm_core.params import Params
-
-LABELS = {
-    "CLEVR_train_000000_0.png": ["red cube"],
-    "CLEVR_train_000000_1.png": ["red cube", "cyan sphere"],
-    "CLEVR_train_000000_2.png": ["red cube", "cyan sphere", "gray cylinder"],
-}
-
-
-def picture(seed: int = 0, size: tuple[int, int] = (320, 240)) -> Image.Image:
-    """A smooth RGB image, as a rendered one is."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
-    return Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """A set in the lab's layout: 320x240 RGB images in iclevr/, labels beside it."""
-    (tmp_path / "set/iclevr").mkdir(parents=True)
-    (tmp_path / "set/train.json").write_text(json.dumps(LABELS))
-    (tmp_path / "set/objects.json").write_text(json.dumps({n: i for i, n in enumerate(OBJECTS)}))
-    for index, name in enumerate(LABELS):
-        picture(index).save(tmp_path / "set/iclevr" / name)
-    return tmp_path / "set"
+from cddpm_core.images import check_folder, load_image, to_tensor
+from cddpm_core.labels import OBJECTS, from_multi_hot
 
 
 def test_items_of_a_set_in_the_labs_layout(folder):
@@ -59,86 +23,6 @@ def test_items_of_a_set_in_the_labs_layout(folder):
         assert -1 <= image.min() < -0.2 and 0.2 < image.max() <= 1
         assert label.shape == (24,) and label.dtype == torch.float32
         assert from_multi_hot(label) == tuple(names)
-
-
-@pytest.mark.parametrize("place", ["iclevr", "images", "."])
-def test_images_are_found_in_any_of_the_usual_places(folder, place):
-    if place != "iclevr":
-        shutil.copytree(folder / "iclevr", folder / place, dirs_exist_ok=True)
-        shutil.rmtree(folder / "iclevr")
-    (folder / "objects.json").unlink()
-    assert len(IclevrDataset(folder)) == 3
-    check_folder(folder)
-
-
-@pytest.mark.parametrize("size", [(320, 240), (64, 64), (48, 50), (641, 480)])
-def test_resize_is_torchvisions_on_the_pil_image(tmp_path, size):
-    image = picture(1, size)
-    image.save(tmp_path / "a.png")
-    expected = normalize(to_tensor(Resize((64, 64))(image)), [0.5] * 3, [0.5] * 3)
-    found = data.to_tensor(load_image(tmp_path / "a.png"))
-    assert torch.allclose(found, expected, atol=1e-6)
-
-
-def test_white_is_one_and_black_is_minus_one():
-    assert data.to_tensor(np.full((4, 5, 3), 255, np.uint8)).eq(1).all()
-    assert data.to_tensor(np.zeros((2, 4, 5, 3), np.uint8)).eq(-1).all()
-    assert data.to_tensor(np.zeros((2, 4, 5, 3), np.uint8)).shape == (2, 3, 4, 5)
-
-
-def grey_ramp(bits: int) -> np.ndarray:
-    ramp = np.linspace(0, 2**bits - 1, 320).round()
-    return np.broadcast_to(ramp, (240, 320)).astype(np.uint8 if bits == 8 else np.uint16)
-
-
-def test_every_mode_of_png_shows_the_same_picture(tmp_path):
-    plain = Image.fromarray(grey_ramp(8))
-    opaque = plain.convert("RGBA")
-    variants = {
-        "RGB": plain.convert("RGB"), "RGBA": opaque, "L": plain, "LA": plain.convert("LA"),
-        "P": plain.convert("P"), "I;16": Image.fromarray(grey_ramp(16)),
-    }
-    for mode, image in variants.items():
-        assert image.mode == mode
-        image.save(tmp_path / "a.png")
-        found = load_image(tmp_path / "a.png")
-        assert found.shape == (64, 64, 3) and found.dtype == np.uint8
-        expected = np.asarray(Resize((64, 64))(plain.convert("RGB"))).astype(int)
-        assert np.abs(found - expected).max() <= 1, mode
-
-
-def test_palette_colours_are_mixed_as_colours_not_as_indices(tmp_path):
-    image = picture(3).quantize(16)
-    image.save(tmp_path / "a.png")
-    with Image.open(tmp_path / "a.png") as saved:
-        assert saved.mode == "P"
-    expected = np.asarray(Resize((64, 64))(image.convert("RGB")))
-    assert np.array_equal(load_image(tmp_path / "a.png"), expected)
-
-
-@pytest.mark.parametrize("mode", ["RGBA", "P", "RGB"])
-def test_transparency_lies_over_black(tmp_path, mode):
-    image = Image.new("RGBA", (320, 240), (250, 200, 100, 0))
-    image.paste((10, 200, 30, 255), (0, 0, 160, 240))
-    if mode == "P":
-        image = image.convert("P")
-        clear = image.getpixel((319, 0))
-        image.save(tmp_path / "a.png", transparency=clear)
-    elif mode == "RGB":
-        image.convert("RGB").save(tmp_path / "a.png", transparency=(250, 200, 100))
-    else:
-        image.save(tmp_path / "a.png")
-    found = load_image(tmp_path / "a.png")
-    assert found[:, 40:].max() == 0
-    assert np.abs(found[10, 10].astype(int) - [10, 200, 30]).max() < 40
-
-
-@given(st.integers(1, 90), st.integers(1, 90), st.sampled_from([8, 16, 64]))
-def test_any_resolution_becomes_the_square(tmp_path_factory, width, height, side):
-    path = tmp_path_factory.mktemp("any") / "a.png"
-    Image.new("RGB", (width, height), (10, 120, 250)).save(path)
-    assert (load_image(path, side) == [10, 120, 250]).all()
-    assert load_image(path, side).shape == (side, side, 3)
 
 
 def test_standard_deviation_is_that_of_the_pixels(dataset):
@@ -227,15 +111,6 @@ def test_images_are_read_where_none_can_be_kept(folder, tmp_path):
     assert IclevrDataset(folder, cache=tmp_path / "file").pixels.shape == (3, 64, 64, 3)
 
 
-def test_reading_a_file_warns_of_nothing(rendered):
-    dataset = IclevrDataset(rendered, in_memory=False)
-    # torch says only once a process that an array is read-only.
-    assert load_image(dataset.files[0]).flags.writeable
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        dataset[0]
-
-
 def test_images_and_labels_are_in_the_order_of_the_label_file(folder):
     reversed_labels = dict(reversed(LABELS.items()))
     first = IclevrDataset(folder)
@@ -257,7 +132,7 @@ def test_mean_image_of_several_parts(rendered):
     repeat = np.arange(1000) % 36
     dataset.pixels, dataset.labels = dataset.pixels[repeat], dataset.labels[repeat]
     dataset.files = [dataset.files[i] for i in repeat]
-    expected = data.to_tensor(dataset.pixels).mean(0)
+    expected = to_tensor(dataset.pixels).mean(0)
     assert torch.allclose(dataset.mean_and_std()[0], expected, atol=1e-5)
 
 
@@ -365,70 +240,6 @@ def test_conditions_by_path(tmp_path, kind):
 def test_unknown_conditions_are_one_sentence(source):
     with pytest.raises(UserError, match="did you mean 'test'|no such file"):
         ConditionDataset(source)
-
-
-def test_held_out_label_sets_are_not_trained_on(folder):
-    asked = [set(names) for file in ("test", "new_test")
-             for names in ConditionDataset(file).label_sets]
-    other = ("red cube", "gray cube")
-    assert set(other) not in asked
-    labels = dict(zip(LABELS, (sorted(asked[5], reverse=True), other, list(asked[-1])),
-                      strict=True))
-    (folder / "train.json").write_text(json.dumps(labels))
-    dataset = IclevrDataset(folder, leave_out=left_out(Params(holdout="test_conditions")))
-    assert dataset.label_sets == [other] and len(dataset) == len(dataset.pixels) == 1
-    assert len(IclevrDataset(folder, leave_out=left_out(Params()))) == 3
-    del labels[list(LABELS)[1]]
-    (folder / "train.json").write_text(json.dumps(labels))
-    with pytest.raises(UserError, match="expected label sets that are not left out"):
-        IclevrDataset(folder, leave_out=asked)
-
-
-def test_files_missing_and_surplus_are_told(folder):
-    first, *others = LABELS
-    (folder / "iclevr/extra.png").write_bytes((folder / "iclevr" / first).read_bytes())
-    (folder / "iclevr/notes.txt").write_text("no picture")
-    files = folder_files(folder)
-    assert files.named == tuple(LABELS) and files.images == folder / "iclevr"
-    assert (files.missing, files.surplus) == ((), ("extra.png",))
-    assert len(IclevrDataset(folder)) == 3
-    (folder / "iclevr" / first).unlink()
-    assert folder_files(folder).missing == (first,)
-    with pytest.raises(UserError, match="1 of the 3 images .* are missing, and 1 are there"):
-        check_folder(folder)
-
-
-def test_a_users_folder_is_real_data(folder, run):
-    found = data_source(Params(data=str(folder)), run)
-    assert (found.kind, found.folder, found.heldout) == ("real", folder, None)
-    assert found.sha256 == hashlib.sha256((folder / "train.json").read_bytes()).hexdigest()
-    assert "real" in found.describe()
-    assert not run.cache.exists()
-
-
-def test_a_users_folder_may_start_with_a_tilde(folder, run, monkeypatch):
-    monkeypatch.setenv("HOME", str(folder.parent))
-    assert data_source(Params(data="~/set"), run).folder == folder
-
-
-def test_a_users_folder_without_images_is_one_sentence(folder, run):
-    shutil.rmtree(folder / "iclevr")
-    with pytest.raises(UserError, match="3 of the 3 images"):
-        data_source(Params(data=str(folder)), run)
-
-
-def test_embedded_data_is_rendered_once_and_split(run):
-    params = Params(num_scenes=2, heldout_scenes=1)
-    found = data_source(params, run)
-    assert found.kind == "rendered" and "rendered" in found.describe()
-    train, heldout = (read_train(part / "train.json") for part in (found.folder, found.heldout))
-    assert (len(train), len(heldout)) == (6, 3)
-    assert len(IclevrDataset(found.folder)) == 6
-    before = {path: path.stat().st_mtime_ns for path in found.folder.rglob("*.png")}
-    assert data_source(params, run) == found
-    assert {path: path.stat().st_mtime_ns for path in found.folder.rglob("*.png")} == before
-    other = data_source(params.replace(data_seed=1), run)
-    assert other.folder != found.folder and other.sha256 != found.sha256
 
 
 def test_images_have_the_strides_of_their_shape(dataset):

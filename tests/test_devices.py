@@ -8,12 +8,12 @@ import torch
 from conftest import ROOT
 
 from cddpm_core import devices, evaluation, standin
-from cddpm_core.data import data_source
 from cddpm_core.devices import arithmetic_of, computes_bf16, device_of, launch
 from cddpm_core.errors import UserError
 from cddpm_core.presets import to_yaml
 from cddpm_core.runs import Run
 from cddpm_core.sampling import autocast
+from cddpm_core.sources import data_source
 
 
 def test_device_that_is_not_there_is_one_sentence(tiny):

@@ -6,10 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from cddpm_core.data import ConditionDataset, load_image, to_tensor
+from cddpm_core.data import ConditionDataset
 from cddpm_core.errors import UserError
 from cddpm_core.evaluation import draw_and_score, get_evaluator, save_images, to_uint8
 from cddpm_core.evaluator import OFFICIAL_SHA256, Evaluator, build_resnet18
+from cddpm_core.images import load_image, to_tensor
 from cddpm_core.model import make_model
 from cddpm_core.schedule import make_scheduler
 

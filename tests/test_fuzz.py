@@ -24,9 +24,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cddpm_core.data import load_image
 from cddpm_core.errors import UserError
 from cddpm_core.evaluator import build_resnet18, load_official
+from cddpm_core.images import load_image
 from cddpm_core.labels import OBJECTS, read_conditions, read_objects, read_train
 from cddpm_core.model import load_model, make_model
 from cddpm_core.params import FIELDS, Params, resolve

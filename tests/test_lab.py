@@ -12,8 +12,9 @@ import pytest
 from conftest import ROOT
 
 from cddpm_core import evaluation, standin
-from cddpm_core.data import IclevrDataset, data_source
+from cddpm_core.data import IclevrDataset
 from cddpm_core.runs import Run
+from cddpm_core.sources import data_source
 from cddpm_core.training import train
 
 

@@ -3,7 +3,8 @@ import pytest
 import torch
 from conftest import SHARED
 
-from cddpm_core.data import IclevrDataset, load_image
+from cddpm_core.data import IclevrDataset
+from cddpm_core.images import load_image
 from cddpm_core.labels import OBJECTS
 from cddpm_core.layout import find_places, scene_layouts
 from cddpm_core.render import HEIGHT, RADIUS, WIDTH, project

@@ -6,13 +6,14 @@ from conftest import same
 from safetensors.torch import load_file
 
 from cddpm_core import pretrained, standin
-from cddpm_core.data import ConditionDataset, IclevrDataset, data_source
+from cddpm_core.data import ConditionDataset, IclevrDataset
 from cddpm_core.errors import UserError
 from cddpm_core.evaluation import draw_and_score, get_evaluator
 from cddpm_core.labels import to_multi_hot
 from cddpm_core.pretrained import open_trained, pack, pretrained_run
 from cddpm_core.runs import Run
 from cddpm_core.sampling import image_seeds, sample, sampling_options
+from cddpm_core.sources import data_source
 from cddpm_core.training import load_trained, train
 
 there = pytest.mark.skipif(not pretrained_run().folder.exists(),

@@ -6,9 +6,10 @@ import pytest
 
 from cddpm_core import evaluation, race, standin
 from cddpm_core.bench_tables import race_tables
-from cddpm_core.data import IclevrDataset, data_source
+from cddpm_core.data import IclevrDataset
 from cddpm_core.race import peak_mib, run_race, train_for
 from cddpm_core.runs import Run
+from cddpm_core.sources import data_source
 from cddpm_core.trainer import Trainer
 
 ARM = {"what": "a | b", "images": 1600, "parameters": 2_500_000, "micro": 0.5, "macro": 0.4,

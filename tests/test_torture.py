@@ -25,12 +25,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from cddpm_core import evaluation, standin
-from cddpm_core.data import IclevrDataset, data_source
+from cddpm_core.data import IclevrDataset
 from cddpm_core.errors import UserError
 from cddpm_core.params import Params, resolve
 from cddpm_core.periodic import periodic_evaluation
 from cddpm_core.presets import read_yaml, to_yaml
 from cddpm_core.runs import Run
+from cddpm_core.sources import data_source
 from cddpm_core.trainer import read_checkpoint
 from cddpm_core.training import load_trained, train
 

@@ -8,9 +8,9 @@ from conftest import ROOT
 from PIL import Image
 
 from cddpm_core import evaluation, standin
-from cddpm_core.data import data_source
 from cddpm_core.presets import to_yaml
 from cddpm_core.runs import Run
+from cddpm_core.sources import data_source
 from cddpm_core.train import train_run
 from cddpm_core.trainer import read_checkpoint
 
