@@ -82,9 +82,9 @@ def multiply(kind: str, device: str) -> tuple[float, None]:
 def _plain(name: str, outputs: str, folder: str) -> tuple[Any, ...]:
     run = Run(name, outputs=Path(outputs))
     params = run.params()
-    # The rows and layouts of the run's network, so that it is the same network.
-    made = load_model(run / "model/unet").config
-    model = make_model(params, made.rows, made.num_layouts).to(device_of(params)).train()
+    # The run's network over whole images: that some rows never vary is for the run to use.
+    layouts = load_model(run / "model/unet").config.num_layouts
+    model = make_model(params, num_layouts=layouts).to(device_of(params)).train()
     dataset = IclevrDataset(folder, params.image_size, in_memory=False)
     images = DataLoader(dataset, params.batch_size, shuffle=True,
                         drop_last=len(dataset) >= params.batch_size)
