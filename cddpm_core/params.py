@@ -20,7 +20,8 @@ from cddpm_core.errors import UserError, did_you_mean, shown
 SAMPLER_NAMES = ("ddpm", "ddim", "dpm_solver++", "sde_dpm_solver++", "unipc", "heun")
 
 # What runs made before a parameter was there have in its place.
-BEFORE = {"layout": False, "ordered_tokens": False, "candidates": 1, "layout_choices": 1}
+BEFORE = {"layout": False, "ordered_tokens": False, "candidates": 1, "layout_choices": 1,
+          "guidance_interval": [0.0, 1.0]}
 
 __all__ = ["BEFORE", "FIELDS", "Params", "coerce", "from_notebook", "resolve", "sampling_arms"]
 

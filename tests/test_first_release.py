@@ -25,7 +25,8 @@ PARAMS = Params(run="first", class_emb_size=16, blocks=[1], channels=[1], layers
                 num_train_timesteps=20, num_inference_steps=5, lr_warmup_steps=1,
                 evaluate_every=0, mixed_precision="no", device="cpu", evaluator_epochs=4,
                 loss_weighting="velocity", sampler="sde_dpm_solver++", guidance_scale=4.0,
-                ema_decay=0.998, timestep_shift=1.3, layout=False, ordered_tokens=False)
+                ema_decay=0.998, timestep_shift=1.3, layout=False, ordered_tokens=False,
+                evaluator_images=30000, layout_choices=1, guidance_interval=[0.0, 1.0])
 
 
 def small_set(folder: Path) -> Path:
