@@ -6,12 +6,14 @@ SEEDS ?= 0 1 2
 KILLS ?= 100
 CASES ?= 2000
 MINUTES ?= 3
+EPOCHS ?= 1
 
 VENV := .venv
 READY := $(VENV)/.ready
 CDDPM := $(VENV)/bin/python -m cddpm_core
 OPTIONS = --params "$(PARAMS)" $(if $(RUN),--run "$(RUN)") $(if $(DATA),--data "$(DATA)") \
 	$(if $(EVALUATOR),--evaluator "$(EVALUATOR)")
+RECIPE := params/ablations/recipe.yaml
 INPUTS = $(if $(DATA),-p data "$(DATA)") $(if $(EVALUATOR),-p evaluator "$(EVALUATOR)")
 
 .PHONY: report stage seeds ablations experiments verify submission bench lab test torture env clean-env
@@ -26,7 +28,8 @@ seeds: $(READY)
 	$(CDDPM) sweep "$(PARAMS)" --seeds $(SEEDS) $(INPUTS)
 
 ablations: $(READY)
-	$(CDDPM) sweep params/quick.yaml params/ablations/*.yaml --seeds $(SEEDS) $(INPUTS)
+	$(CDDPM) sweep $(RECIPE) $(filter-out $(RECIPE),$(sort $(wildcard params/ablations/*.yaml))) \
+		--seeds $(SEEDS) -p epochs "$(EPOCHS)" -p evaluate_every 0 $(INPUTS)
 
 experiments: $(READY)
 	for file in params/experiments/*.yaml; do $(CDDPM) report --params $$file $(INPUTS) || exit; done

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from cddpm_core.errors import UserError
-from cddpm_core.params import FIELDS, Params, coerce, resolve
+from cddpm_core.params import BEFORE, FIELDS, Params, coerce, resolve
 from cddpm_core.presets import read_yaml
 from cddpm_core.runs import Run, atomic, project_root, unwritable
 
@@ -95,7 +95,10 @@ def _params(options: argparse.Namespace) -> Params:
     path = Path(options.params)
     if not path.exists() and (project_root() / path).exists():
         path = project_root() / path
-    values = {key: coerce(key, value, str(path)) for key, value in read_yaml(path).items()}
+    given = read_yaml(path)
+    if path.name == "params.yaml" and (path.parent / "status.json").exists():
+        given = {**BEFORE, **given}  # what a run wrote: it may be older than some parameters
+    values = {key: coerce(key, value, str(path)) for key, value in given.items()}
     for key, text in options.changes:
         values[key] = coerce(key, _value(key, text), "-p")
     for key in ("data", "evaluator", "reference"):
@@ -256,10 +259,11 @@ def _lab(options: argparse.Namespace) -> int:
 
 
 def _test(options: argparse.Namespace) -> int:
-    # Many tests wait for a kernel to start; files are spread over processes, a core each.
+    # Many tests wait for a kernel to start; files are spread over processes, a core each, in the
+    # order that tests/conftest.py gives them.
     workers = str(min(4, os.cpu_count() or 1))
     return subprocess.call([sys.executable, "-m", "pytest", "-n", workers, "--dist", "loadfile",
-                            *options.more], cwd=project_root())
+                            "--no-loadscope-reorder", *options.more], cwd=project_root())
 
 
 if __name__ == "__main__":

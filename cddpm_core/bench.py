@@ -166,7 +166,8 @@ def _drawn_slowly(model: ClassConditionedUnet, scheduler: DDPMScheduler,
     steps, size = scheduler.config.num_train_timesteps, params.sample_batch_size
     with progress(total=-(-len(labels) // size) * steps, desc="ancestral", unit="step") as bar:
         return sample(model, scheduler, labels, image_seeds(params.seed, len(labels)), bar=bar,
-                      sampler="ddpm", num_inference_steps=steps, batch_size=size)
+                      sampler="ddpm", num_inference_steps=steps, batch_size=size,
+                      layout_choices=params.layout_choices)
 
 
 def _micro(images: torch.Tensor, evaluator: Evaluator) -> float:

@@ -143,5 +143,6 @@ def draw_one_by_one(name: str, outputs: str, count: int) -> tuple[float, Any]:
     params, model, scheduler, labels = _trained(name, outputs)
     seconds, images = _timed(lambda: sample(
         model, scheduler, labels[:count], image_seeds(params.seed, count), sampler="ddpm",
-        num_inference_steps=params.num_train_timesteps, batch_size=1))
+        num_inference_steps=params.num_train_timesteps, batch_size=1,
+        layout_choices=params.layout_choices))
     return seconds * len(labels) / count, images.numpy()

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-from scipy.stats import t as student
-
 from cddpm_core.errors import UserError, did_you_mean
 from cddpm_core.facts import Facts, read_facts
 from cddpm_core.labels import CONDITION_FILES
@@ -53,6 +51,13 @@ class Group:
             found = [value[part] for value in found]
         return found
 
+    def history(self) -> list[dict[str, Any]]:
+        """The history of its first run, with the accuracy of the final images at the end."""
+        facts = self.runs[0]
+        lines = facts.run.history()
+        return [*lines, {"epoch": max((line["epoch"] for line in lines), default=0),
+                         "test": facts.metrics["test"]}]
+
     def micro(self, file: str) -> tuple[float, float | None]:
         """Return the mean micro accuracy on a condition file and its `interval`."""
         return interval(self.values(file, "micro"))
@@ -79,6 +84,8 @@ def interval(values: Sequence[float]) -> tuple[float, float | None]:
     """
     if len(values) < 2:
         return fmean(values), None
+    from scipy.stats import t as student  # which takes a second to import
+
     half = student.ppf(0.975, len(values) - 1) * stdev(values) / len(values) ** 0.5
     return fmean(values), float(half)
 

@@ -54,6 +54,7 @@ class IclevrDataset(Dataset):
         if (folder / "objects.json").exists():
             read_objects(folder / "objects.json")
         hidden = {frozenset(names) for names in leave_out}
+        self._listed = train
         train = {file: names for file, names in train.items() if frozenset(names) not in hidden}
         if not train:
             raise UserError(f"{folder / 'train.json'}: expected label sets that are not left out, "
@@ -110,14 +111,22 @@ class IclevrDataset(Dataset):
 
     @functools.cached_property
     def places(self) -> torch.Tensor:
-        """Where each object stands in each image, float (N, 24, 2); see `layout.find_places`."""
-        def read(index: int) -> np.ndarray:
-            if self.pixels is not None:
-                return self.pixels[index]
-            return load_image(self.files[index], self.image_size)
+        """Where each object stands in each image, float (N, 24, 2); see `layout.find_places`.
 
-        return torch.from_numpy(find_places([path.name for path in self.files], self.label_sets,
-                                            read))
+        An image that is left out still shows where the objects of the next one of its scene stand.
+        """
+        listed = list(self._listed)
+        number = {file: i for i, file in enumerate(listed)}
+        rows = [number[path.name] for path in self.files]
+        kept = dict(zip(rows, range(len(self)), strict=True))
+
+        def read(index: int) -> np.ndarray:
+            if index in kept and self.pixels is not None:
+                return self.pixels[kept[index]]
+            return load_image(self.files[0].with_name(listed[index]), self.image_size)
+
+        found = find_places(listed, list(self._listed.values()), read, wanted=rows)
+        return torch.from_numpy(found[rows])
 
     def layouts(self) -> np.ndarray:
         """Return the places of the objects of whole scenes; see `layout.scene_layouts`."""

@@ -6,12 +6,14 @@ import functools
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cddpm_core.evaluator import Evaluator
 from cddpm_core.markdown import code, share
 from cddpm_core.params import FIELDS, Params
 from cddpm_core.runs import Run, project_root
+
+if TYPE_CHECKING:
+    from cddpm_core.evaluator import Evaluator
 
 __all__ = ["GUIDED", "Facts", "command", "evaluator_facts", "evaluator_phrase", "needs",
            "read_facts", "score_facts"]
@@ -41,10 +43,13 @@ class Facts:
 
     def chosen(self) -> str:
         """Return how the images of the condition files were chosen, said where they count."""
-        candidates = self.params.candidates
-        return "" if candidates == 1 else (
+        candidates, choices = self.params.candidates, self.params.layout_choices
+        laid = self.params.layout and self.metrics.get("train", {}).get("layouts") != 0
+        clearest = "" if not laid or choices == 1 else (
+            f"; objects stand as in the clearest of {choices} training scenes")
+        return clearest + ("" if candidates == 1 else (
             f"; of {candidates} images for each label set the one that the network itself takes "
-            "for the best")
+            "for the best"))
 
 
 def read_facts(run: Run, params: Params) -> Facts:

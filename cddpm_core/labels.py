@@ -13,11 +13,12 @@ import json
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from cddpm_core.errors import UserError, did_you_mean, shown
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = [
     "COLOURS",
@@ -70,6 +71,8 @@ def to_multi_hot(names: Sequence[str], where: str = "labels") -> torch.Tensor:
 
     Its entries above one half are the names'; the greater one is named before the other.
     """
+    import torch  # so late because commands that only name objects need not wait for it
+
     multi_hot = torch.zeros(len(OBJECTS))
     for place, name in enumerate(check_names(names, where)):
         multi_hot[_INDEX[name]] = 1 - place * _STEP
@@ -83,7 +86,7 @@ def from_multi_hot(multi_hot: torch.Tensor) -> tuple[str, ...]:
     """
     if multi_hot.shape != (len(OBJECTS),):
         raise ValueError(f"expected shape ({len(OBJECTS)},), found {tuple(multi_hot.shape)}")
-    order = torch.argsort(multi_hot, descending=True, stable=True).tolist()
+    order = multi_hot.argsort(descending=True, stable=True).tolist()
     return tuple(OBJECTS[i] for i in order if multi_hot[i] > 0.5)
 
 

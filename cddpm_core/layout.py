@@ -8,7 +8,7 @@ needed, and where a data set has no such frames the places are unknown.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -38,11 +38,13 @@ def _smooth(difference: np.ndarray) -> np.ndarray:
 
 
 def find_places(files: Sequence[str], label_sets: Sequence[Sequence[str]],
-                read: Callable[[int], np.ndarray]) -> np.ndarray:
+                read: Callable[[int], np.ndarray],
+                wanted: Iterable[int] | None = None) -> np.ndarray:
     """Return where each of the 24 objects stands in each image, float32 (N, 24, 2).
 
     Places are shares of width and height, those of absent or unknown objects NaN. ``read`` gives
-    the pixels (H, W, 3) of an image by its number. The first object of all scenes stands at one
+    the pixels (H, W, 3) of an image by its number; only ``wanted`` images, all by default, and
+    those that their scenes begin with are compared. The first object of all scenes stands at one
     place, which is where the first frames differ most from one another.
     """
     places = np.full((len(files), len(OBJECTS), 2), np.nan, np.float32)
@@ -60,7 +62,14 @@ def find_places(files: Sequence[str], label_sets: Sequence[Sequence[str]],
     some = np.stack([read(i) for i in first[:1000]]).astype(np.float32)
     places[first, [OBJECTS.index(label_sets[i][0]) for i in first]] = _centre(
         _smooth(some.std(0).mean(-1)))
-    for i in sorted(before, key=lambda i: len(label_sets[i])):
+    chain = sorted(before, key=lambda i: len(label_sets[i]))
+    needed = set(range(len(files)) if wanted is None else wanted)
+    for i in reversed(chain):
+        if i in needed:
+            needed.add(before[i])
+    for i in chain:
+        if i not in needed:
+            continue
         j = before[i]
         added = _smooth(np.abs(read(i).astype(np.float32) - read(j)).mean(-1))
         places[i] = places[j]

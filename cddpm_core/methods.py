@@ -125,13 +125,14 @@ def _layout_text(facts: Facts) -> str:
             "is used. A learned embedding of the object is laid there, over the nearest cells, "
             "as further channels of the input. With the probability with which labels are dropped, "
             "places are too. For an image to be drawn the places are those of a training scene "
-            f"that the image's seed chooses{_choices_text(facts.params.layout_choices)}; they do "
-            "not depend on what the objects are, so that this splits the drawing in two, "
-            "$p(x \\mid y) = \\sum_\\ell p(\\ell)\\, p(x \\mid y, \\ell)$ with the layouts "
-            "$\\ell$ of training scenes"
+            f"that the image's seed chooses{_choices_text(facts.params.layout_choices)}; "
+            "what the objects are has no part in it. This splits the drawing in two, "
+            "$p(x \\mid y) = \\sum_\\ell p(\\ell \\mid |y|)\\, p(x \\mid y, \\ell)$ with the "
+            "layouts $\\ell$ of training scenes for $|y|$ objects"
             + ("." if facts.params.layout_choices == 1 else
-               ", of which $p(\\ell)$ prefers those where no object stands close to another: "
-               "scenes as crowded as the training data has them are drawn more rarely than there."))
+               ", of which $p(\\ell \\mid |y|)$ prefers those where no object stands close to "
+               "another: scenes as crowded as the training data has them are drawn more rarely "
+               "than there."))
 
 
 def _choices_text(choices: int) -> str:

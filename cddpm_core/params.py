@@ -23,7 +23,21 @@ SAMPLER_NAMES = ("ddpm", "ddim", "dpm_solver++", "sde_dpm_solver++", "unipc", "h
 BEFORE = {"layout": False, "ordered_tokens": False, "candidates": 1, "layout_choices": 1,
           "guidance_interval": [0.0, 1.0]}
 
-__all__ = ["BEFORE", "FIELDS", "Params", "coerce", "from_notebook", "resolve", "sampling_arms"]
+# The parameters that make the weights; a checkpoint is resumed only with the same ones.
+# More epochs may be asked for; with a falling learning rate that is not quite one long training.
+TRAIN_KEYS = ("seed", "image_size", "class_emb_size", "backbone", "transformer_blocks",
+              "conditioning", "layout", "ordered_tokens", "blocks", "channels", "layers_per_block",
+              "patch_size", "time_scale_shift", "attention_head_dim", "standardise",
+              "trim_rows", "data_scale",
+              "num_train_timesteps", "beta_schedule", "prediction_type", "timestep_sampling",
+              "timestep_shift", "loss_weighting", "loss_weight_max", "batch_size", "optimizer",
+              "learning_rate", "muon_learning_rate", "lr_schedule", "lr_warmup_steps",
+              "lr_decay_start", "label_drop", "ema_decay", "mixed_precision")
+# Those that make the data it is trained on.
+DATA_KEYS = ("data", "num_scenes", "data_seed", "holdout")
+
+__all__ = ["BEFORE", "DATA_KEYS", "FIELDS", "TRAIN_KEYS", "Params", "coerce", "from_notebook",
+           "resolve", "sampling_arms"]
 
 
 def _key(default: Any, help: str, *, choices: tuple = (), low: float | None = None,

@@ -39,7 +39,8 @@ def periodic_evaluation(run: Run, params: Params, evaluator: Evaluator,
     here, and one image is drawn for each label set.
     """
     conditions = ConditionDataset("test")
-    # The curve is of what the network has learned, whatever guides and chooses the final images.
+    # The curve is of what the network has learned, whatever guides and chooses the final images;
+    # the objects stand where they do there.
     params = params.replace(evaluator_guidance=0.0, candidates=1)
 
     def evaluate(model: ClassConditionedUnet, scheduler: DDPMScheduler,

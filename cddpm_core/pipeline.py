@@ -22,12 +22,9 @@ from papermill.exceptions import PapermillExecutionError
 
 from cddpm_core.compare import check_runs
 from cddpm_core.errors import UserError, did_you_mean
-from cddpm_core.evaluator import load_official
-from cddpm_core.images import check_folder
 from cddpm_core.lock import locked
-from cddpm_core.params import FIELDS, Params, sampling_arms
+from cddpm_core.params import DATA_KEYS, FIELDS, TRAIN_KEYS, Params, sampling_arms
 from cddpm_core.runs import HEADLESS, Run, project_root
-from cddpm_core.trainer import DATA_KEYS, TRAIN_KEYS, read_checkpoint
 
 __all__ = ["EXPERIMENTS", "STAGES", "run_stages", "with_needs"]
 
@@ -70,9 +67,14 @@ def run_stages(names: Sequence[str], params: Params, *, force: bool = False) -> 
     works in the run's folder is named in a `UserError` before anything is touched.
     """
     run = Run(params.run)
+    # What needs torch is imported where it is needed: this process mostly waits for notebooks.
     if params.data:
+        from cddpm_core.images import check_folder
+
         check_folder(params.data)
     if params.evaluator:
+        from cddpm_core.evaluator import load_official
+
         load_official(Path(params.evaluator).expanduser())
     if params.reference and not Path(params.reference).expanduser().is_dir():
         raise UserError(f"reference: {params.reference} is not a folder, expected one with real "
@@ -191,6 +193,8 @@ def _set_other_training_aside(run: Run, params: Params) -> None:
     checkpoint = run / "checkpoint.pt"
     if not checkpoint.exists():
         return
+    from cddpm_core.trainer import read_checkpoint
+
     state = read_checkpoint(checkpoint)
     same = all(state["params"].get(key) == getattr(params, key)
                for key in (*TRAIN_KEYS, *DATA_KEYS))

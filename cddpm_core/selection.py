@@ -31,21 +31,23 @@ def candidate_seeds(seed: int, candidates: int) -> list[int]:
 
 def sample_candidates(model: ClassConditionedUnet, scheduler: DDPMScheduler, labels: torch.Tensor,
                       seeds: Sequence[int], candidates: int, *, bar: tqdm | None = None,
+                      places: torch.Tensor | None = None,
                       **options) -> tuple[torch.Tensor, torch.Tensor]:
     """Return images (N, candidates, 3, H, W) in [-1, 1] for N labels, and which to keep, (N,).
 
     The first of each label are those that `sample` returns for ``seeds``. Kept is the one of most
-    `support`. ``options`` are those of `sample`; ``bar`` is advanced once a step of the sampler
-    and once a noise level.
+    `support`. ``places``, (N, 24, 2), and ``options`` are those of `sample`; ``bar`` is advanced
+    once a step of the sampler and once a noise level.
     """
     seeds_of_all = [s for seed in seeds for s in candidate_seeds(seed, candidates)]
-    drawn = sample(model, scheduler, labels.repeat_interleave(candidates, 0), seeds_of_all,
-                   bar=bar, **options).unflatten(0, (len(labels), candidates))
+    of_all = labels.repeat_interleave(candidates, 0)
+    places = (model.draw_places(of_all, seeds_of_all, options.get("layout_choices", 1))
+              if places is None else places.repeat_interleave(candidates, 0))
+    drawn = sample(model, scheduler, of_all, seeds_of_all, bar=bar, places=places, **options)
+    drawn = drawn.unflatten(0, (len(labels), candidates))
     if candidates == 1:
         return drawn, torch.zeros(len(labels), dtype=torch.long)
-    found = support(model, scheduler, drawn, labels, seeds, bar=bar,
-                    places=model.draw_places(labels.repeat_interleave(candidates, 0),
-                                             seeds_of_all, options.get("layout_choices", 1)),
+    found = support(model, scheduler, drawn, labels, seeds, bar=bar, places=places,
                     batch_size=options.get("batch_size", 32),
                     mixed_precision=options.get("mixed_precision", "no"))
     return drawn, found.argmax(1)

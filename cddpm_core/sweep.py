@@ -6,10 +6,9 @@ import json
 import shutil
 from collections.abc import Sequence
 
-from cddpm_core.params import Params
+from cddpm_core.params import DATA_KEYS, TRAIN_KEYS, Params
 from cddpm_core.pipeline import run_stages, with_needs
 from cddpm_core.runs import Run, atomic
-from cddpm_core.trainer import DATA_KEYS, TRAIN_KEYS
 
 __all__ = ["run_sweep"]
 

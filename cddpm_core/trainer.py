@@ -25,24 +25,13 @@ from cddpm_core.devices import SideBySide, device_of, summed
 from cddpm_core.errors import UserError, shown
 from cddpm_core.model import ClassConditionedUnet, model_for
 from cddpm_core.optim import lr_factor, make_optimizers
-from cddpm_core.params import BEFORE, FIELDS, Params, coerce
+from cddpm_core.params import BEFORE, DATA_KEYS, FIELDS, TRAIN_KEYS, Params, coerce
 from cddpm_core.runs import SCHEMA, atomic, check_schema
 from cddpm_core.sampling import autocast
 from cddpm_core.schedule import draw_timesteps, loss_weight, make_scheduler, target
 
-__all__ = ["DATA_KEYS", "TRAIN_KEYS", "Trainer", "read_checkpoint"]
+__all__ = ["Trainer", "read_checkpoint"]
 
-# The parameters that make the weights; a checkpoint is resumed only with the same ones.
-# More epochs may be asked for; with a falling learning rate that is not quite one long training.
-TRAIN_KEYS = ("seed", "image_size", "class_emb_size", "backbone", "transformer_blocks",
-              "conditioning", "layout", "ordered_tokens", "blocks", "channels", "layers_per_block",
-              "patch_size", "time_scale_shift", "attention_head_dim", "standardise",
-              "trim_rows", "data_scale",
-              "num_train_timesteps", "beta_schedule", "prediction_type", "timestep_sampling",
-              "timestep_shift", "loss_weighting", "loss_weight_max", "batch_size", "optimizer",
-              "learning_rate", "muon_learning_rate", "lr_schedule", "lr_warmup_steps",
-              "lr_decay_start", "label_drop", "ema_decay", "mixed_precision")
-DATA_KEYS = ("data", "num_scenes", "data_seed", "holdout")
 CHECKPOINT_KEYS = {"params": dict, "images": int, "labels": str, "step": int,
                    "seconds": int | float, "model": dict, "ema": dict, "optimizers": list}
 

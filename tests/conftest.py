@@ -34,6 +34,15 @@ LABELS = {
 }
 
 
+# The longest first, so that no process is left alone with one of them in the end.
+LONG = ["pipeline", "sweep", "report", "torture", "train", "bench", "race", "training", "devices"]
+
+
+def pytest_collection_modifyitems(items):
+    place = {f"test_{name}": i for i, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
+
+
 def picture(seed: int = 0, size: tuple[int, int] = (320, 240)) -> Image.Image:
     """A smooth RGB image, as a rendered one is."""
     pixels = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)

@@ -89,11 +89,11 @@ def test_the_nearest_image_is_found_and_its_distance_is_in_levels():
 
 def test_distances_of_gaussians_are_what_the_formula_says():
     generator = torch.Generator().manual_seed(1)
-    a = torch.randn(4000, 3, generator=generator)
+    a = torch.randn(1500, 3, generator=generator)
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
     # Means 2 apart and standard deviations of 1 and 3 along each of three axes.
-    b = 3 * torch.randn(4000, 3, generator=generator) + torch.tensor([2.0, 0, 0])
-    assert frechet_distance(a, b) == pytest.approx(4 + 3 * 4, rel=0.05)
+    b = 3 * torch.randn(1500, 3, generator=generator) + torch.tensor([2.0, 0, 0])
+    assert frechet_distance(a, b) == pytest.approx(4 + 3 * 4, rel=0.08)
 
 
 def test_the_frechet_distance_of_few_features_is_that_of_the_root_of_the_covariances():

@@ -145,6 +145,18 @@ def read(*arguments) -> Params:
     return _params(_parser().parse_args(["report", *map(str, arguments)]))
 
 
+def test_the_params_of_an_older_run_are_read_as_it_was_made(tmp_path):
+    run = Run("old", outputs=tmp_path)
+    run.folder.mkdir()
+    (run / "params.yaml").write_text("epochs: 7\n")
+    assert read("--params", run / "params.yaml").layout  # a file that somebody has written
+    with run.stage("data"):
+        pass
+    found = read("--params", run / "params.yaml")
+    assert (found.epochs, found.layout, found.layout_choices) == (7, False, 1)
+    assert found == run.params().replace(run="params")
+
+
 def test_values_of_the_command_line_go_over_those_of_the_file(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("epochs: 9\nlearning_rate: 1e-5\n")

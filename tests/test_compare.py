@@ -1,3 +1,4 @@
+import json
 import math
 
 import matplotlib.pyplot as plt
@@ -57,6 +58,15 @@ def test_table_and_sentence_say_the_same(runs, tmp_path):
     assert "On both files `plain` is below it." in said and "no interval" in said
     alone = group_runs(facts(tmp_path), ["base"])
     assert "No other runs were named" in runs_text(facts(tmp_path), alone)
+
+
+def test_the_history_of_a_group_ends_with_the_accuracy_of_the_final_images(runs, tmp_path):
+    lines = [{"step": 1, "epoch": 0.5, "loss": 1.0},
+             {"step": 2, "epoch": 1.0, "test": {"micro": 0.2, "macro": 0.2}},
+             {"step": 4, "epoch": 2.0, "loss": 0.5}]
+    (tmp_path / "base/history.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    group = group_runs(facts(tmp_path), runs)[0]
+    assert group.history() == [*lines, {"epoch": 2.0, "test": {"micro": 0.8, "macro": 0.4}}]
 
 
 @pytest.mark.parametrize(("part", "value"), [("data", {"kind": "real"}),

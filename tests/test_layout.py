@@ -38,6 +38,28 @@ def test_a_later_frame_keeps_the_places_of_the_one_before(dataset):
         assert np.array_equal(first, second[:1]) and np.array_equal(second, third[:2])
 
 
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_images_that_are_left_out_still_show_where_objects_of_the_others_stand(
+        dataset, rendered, in_memory):
+    hidden = dataset.label_sets[1::3] + dataset.label_sets[:3]  # all second frames, a whole scene
+    kept = IclevrDataset(rendered, leave_out=hidden, in_memory=in_memory)
+    rows = [dataset.files.index(path) for path in kept.files]
+    assert 10 < len(rows) < 24
+    assert torch.equal(kept.places.nan_to_num(-1), dataset.places[rows].nan_to_num(-1))
+
+
+def test_only_the_frames_that_are_wanted_are_compared(dataset):
+    read = []
+
+    def pixels(index):
+        read.append(index)
+        return dataset.pixels[index]
+
+    files = [path.name for path in dataset.files]
+    find_places(files, dataset.label_sets, pixels, wanted=[5])
+    assert {i for i in read if i % 3} == {4, 5}
+
+
 def test_frames_of_real_scenes_give_the_places_seen_in_them():
     folder = SHARED / "reference"
     if not folder.is_dir():

@@ -115,7 +115,7 @@ def test_an_experiment_stays_in_the_report_until_the_training_is_another(smoke, 
     metrics = json.loads((outputs / "smoke/metrics.json").read_text())
     assert len(metrics["sampling"]["arms"]) == 4 and len(metrics["timesteps"]["arms"]) == 2
     changed = command(outputs, "cddpm_core", "report", "--params", "params/smoke.yaml",
-                      "-p", "experiments", "[]", "-p", "num_inference_steps", "10")
+                      "-p", "experiments", "[]", "-p", "candidates", "1")
     assert changed.returncode == 0, changed.stderr[-2000:]
     for name in EXPERIMENTS:
         assert f"{name}: not finished, or not of this training and sampler; left" in changed.stdout

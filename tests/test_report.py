@@ -335,8 +335,14 @@ def test_a_choice_among_candidates_is_said_with_what_the_first_would_have_scored
 def test_the_text_on_the_network_says_what_it_is_told_of_places(finished):
     facts = read_facts(finished, finished.params())
     assert "told where each object is to stand" in methods.model_text(facts)
+    assert "of 4 scenes that it draws" in methods.model_text(facts)
+    assert "the clearest of 4 training scenes" in tables.accuracy_table(facts)
+    first = read_facts(finished, finished.params().replace(layout_choices=1))
+    assert "scenes that it draws" not in methods.model_text(first)
+    assert "clearest" not in tables.accuracy_table(first)
     facts.metrics["train"] = {**facts.metrics["train"], "layouts": 0}
     assert "none are known and none used" in methods.model_text(facts)
+    assert "clearest" not in tables.accuracy_table(facts)
     without = read_facts(finished, finished.params().replace(layout=False))
     assert "layout" not in methods.model_text(without)
     assert "to stand" not in methods.model_text(without)

@@ -47,6 +47,23 @@ def picture(model, names) -> torch.Tensor:
     return model.denormalise(model(None, 0, label))[0]
 
 
+def test_candidates_at_given_places_are_judged_at_these(tiny, scheduler):
+    model = awake(make_model(tiny, num_layouts=3)).eval()
+    model.layouts.uniform_(0.2, 0.8, generator=torch.Generator().manual_seed(1))
+    seeds, seen = [1, 2, 3], []
+
+    def watched(x_t, timesteps, labels, places=None):
+        seen.append(places)
+        return torch.zeros_like(x_t)
+
+    own = model.draw_places(LABELS, seeds)
+    model.forward = watched
+    sample_candidates(model, scheduler, LABELS, seeds, 2, places=own, **OPTIONS)
+    there = {tuple(map(tuple, row)) for row in own.nan_to_num(-1).tolist()}
+    assert all({tuple(map(tuple, row)) for row in places.nan_to_num(-1).tolist()} <= there
+               for places in seen)
+
+
 @given(st.lists(st.sampled_from(OBJECTS), min_size=4, max_size=4, unique=True),
        st.integers(1, 3), st.data())
 @settings(max_examples=25, deadline=None)

@@ -101,10 +101,10 @@ def test_a_training_survives_being_killed_anywhere(tiny, rendered, tmp_path, mon
     seconds = time.time() - began
     reference = Run("run", outputs=tmp_path / "whole")
     chance, killed, inside, finished, folder = random.Random(0), 0, 0, 0, tmp_path / "0"
-    while killed < (KILLS or 8) or not finished or (folder / "run").exists():
+    while killed < (KILLS or 5) or not finished or (folder / "run").exists():
         process = start(folder)
         process.join(chance.uniform(0, seconds))
-        if process.is_alive() and killed < (KILLS or 8):
+        if process.is_alive() and killed < (KILLS or 5):
             process.kill()
             killed += 1
         process.join()
@@ -231,9 +231,9 @@ def test_a_full_disk_costs_nothing_that_was_computed(tiny, dataset, small_disk, 
     train(params, dataset, whole, evaluate=evaluate)
     size = (whole / "checkpoint.pt").stat().st_size
     chance, full, finished, step = random.Random(0), 0, 0, 0
-    while full < (KILLS or 8) or run.folder.exists():
+    while full < (KILLS or 5) or run.folder.exists():
         ballast = fill(small_disk, int(chance.uniform(0, 3 * size)))
-        if full >= (KILLS or 8):
+        if full >= (KILLS or 5):
             ballast.unlink()
         try:
             train(params, dataset, run, evaluate=evaluate)

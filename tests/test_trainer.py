@@ -10,7 +10,8 @@ from conftest import same
 
 from cddpm_core.data import IclevrDataset
 from cddpm_core.errors import UserError
-from cddpm_core.trainer import TRAIN_KEYS, Trainer, read_checkpoint
+from cddpm_core.params import TRAIN_KEYS
+from cddpm_core.trainer import Trainer, read_checkpoint
 from cddpm_core.training import train
 
 
