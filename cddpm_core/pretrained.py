@@ -64,6 +64,7 @@ def pack(run: Run, assets: Path = ASSETS) -> Run:
     mean, scale = model.pixel_mean, model.pixel_scale
     model = model.to(torch.bfloat16)
     model.pixel_mean, model.pixel_scale = mean, scale  # they are pixels, not weights
+    model.register_to_config(_name_or_path=NAME)  # instead of the folder it was loaded from
     packed = Run(NAME, outputs=assets)
     save_model(model, scheduler, packed.folder)
     params = params.replace(run=NAME, runs=[])

@@ -59,6 +59,8 @@ def test_a_packed_run_draws_what_its_scores_are_of(trained, tmp_path):
         _, scored = draw_and_score(model, scheduler, evaluator, ConditionDataset(name), params)
         assert metrics[name]["micro"] == scored["micro"]
     assert metrics["evaluator"]["kind"] == "stand-in" and metrics["train"]["finished"]
+    for path in (file for file in packed.folder.rglob("*") if file.is_file()):
+        assert str(tmp_path.parent).encode() not in path.read_bytes(), path
 
 
 @pytest.mark.parametrize(("changes", "finished", "words"), [
