@@ -25,6 +25,7 @@ from cddpm_core.errors import UserError
 from cddpm_core.evaluator import Evaluator, build_resnet18, score
 from cddpm_core.labels import COLOURS, OBJECTS, SHAPES
 from cddpm_core.optim import KernelMuon
+from cddpm_core.params import Params
 from cddpm_core.runs import atomic, write_json
 from cddpm_core.runs import progress as progress_bar
 from cddpm_core.scenes import MAX_OBJECTS, RENDERER_VERSION, render_set
@@ -42,8 +43,8 @@ _HELDOUT_SEED = 2**32  # added to the seed: beyond every seed that a run may cho
 def train_stand_in(
     *,
     seed: int = 0,
-    num_images: int = 26000,
-    epochs: int = 3,
+    num_images: int = Params.evaluator_images,
+    epochs: int = Params.evaluator_epochs,
     batch_size: int = 64,
     progress: bool = True,
     device: str | torch.device = "cpu",
@@ -190,8 +191,8 @@ def stand_in(
     cache: str | Path,
     *,
     seed: int = 0,
-    num_images: int = 26000,
-    epochs: int = 3,
+    num_images: int = Params.evaluator_images,
+    epochs: int = Params.evaluator_epochs,
     batch_size: int = 64,
     progress: bool = True,
     device: str | torch.device = "cpu",
