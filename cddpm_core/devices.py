@@ -24,7 +24,7 @@ from cddpm_core.presets import to_yaml
 from cddpm_core.runs import Run, project_root
 
 __all__ = ["SideBySide", "accelerator_of", "arithmetic_of", "computes_bf16", "device_of",
-           "launch", "summed"]
+           "launch", "summed", "to_device"]
 
 
 def device_of(params: Params) -> torch.device:
@@ -52,6 +52,13 @@ def arithmetic_of(mixed_precision: str, device: torch.device | str) -> str:
     """Return what a network computes in on the device: ``bfloat16`` or ``float32``."""
     bf16 = mixed_precision == "bf16" and computes_bf16(device)
     return "bfloat16" if bf16 else "float32"
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return the tensor on the device; a GPU copies it from pinned memory while it computes."""
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 class SideBySide:

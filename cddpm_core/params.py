@@ -129,6 +129,7 @@ class Params:
     ema_decay: float = _key(0.995, "decay of the moving average of the weights; 0: none",
                             low=0.0, high=1.0)
     mixed_precision: str = _key("bf16", "arithmetic of the network", choices=("no", "bf16"))
+    compile: bool = _key(False, "train the network as torch.compile makes it, which takes minutes")
     evaluate_every: int = _key(1, "epochs between accuracies and grids; 0: only at the end", low=0)
     checkpoint_minutes: float = _key(2.0, "minutes between checkpoints", low=0.0)
     max_steps: int = _key(0, "stop after this many steps, to be resumed; 0: no limit",

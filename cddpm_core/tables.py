@@ -22,9 +22,9 @@ __all__ = ["accuracy_table", "comparison_table", "condition_table",
 
 TRAINING_KEYS = ("epochs", "batch_size", "optimizer", "learning_rate", "muon_learning_rate",
                  "lr_schedule", "lr_warmup_steps", "label_drop", "ema_decay", "mixed_precision",
-                 "num_train_timesteps", "beta_schedule", "prediction_type", "timestep_sampling",
-                 "timestep_shift", "loss_weighting", "loss_weight_max", "standardise",
-                 "trim_rows", "data_scale", "seed")
+                 "compile", "num_train_timesteps", "beta_schedule", "prediction_type",
+                 "timestep_sampling", "timestep_shift", "loss_weighting", "loss_weight_max",
+                 "standardise", "trim_rows", "data_scale", "seed")
 # Facts about the labels of the lab's real set.
 COURSE_LABELS = {
     "images": "18,009", "images with 1 object": "6,003", "images with 2 objects": "6,003",

@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
+from torch._dynamo.exc import TorchDynamoException
 from torch.nn.utils import get_total_norm
 
 from cddpm_core.balance import Balance
 from cddpm_core.data import IclevrDataset
-from cddpm_core.devices import SideBySide, device_of, summed
+from cddpm_core.devices import SideBySide, device_of, summed, to_device
 from cddpm_core.errors import UserError, shown
 from cddpm_core.model import ClassConditionedUnet, model_for
 from cddpm_core.optim import lr_factor, make_optimizers
@@ -59,6 +60,7 @@ class Trainer:
         self.device = accelerator.device if accelerator else device_of(params)
         self.scheduler = make_scheduler(params)
         self.model = model_for(params, dataset).to(self.device)
+        self.network = torch.compile(self.model) if params.compile else self.model
         self.weights = list(self.model.parameters())
         self.optimizers = make_optimizers(self.model, params)
         self.peaks = [[g["lr"] for g in o.param_groups] for o in self.optimizers]
@@ -102,20 +104,22 @@ class Trainer:
         # Random numbers are drawn for the whole batch, so that they do not depend on the shares.
         generator = torch.Generator().manual_seed(p.seed * 2**32 + self.step)
         timesteps = draw_timesteps(count, p.num_train_timesteps, p.timestep_sampling,
-                                   p.timestep_shift, generator)[mine].to(device)
-        x_0 = self.model.standardise(images.to(device, non_blocking=True))
-        epsilon = torch.randn((count, *x_0.shape[1:]), generator=generator)[mine].to(device)
+                                   p.timestep_shift, generator)[mine]
+        epsilon = torch.randn((count, *self.model.x_shape), generator=generator)[mine]
         kept = (torch.rand(count, 1, generator=generator)[mine] >= p.label_drop).float()
         placed = torch.rand(count, 1, 1, generator=generator)[mine] >= p.label_drop
         places = torch.full((*labels.shape, 2), torch.nan)
         if self.model.config.num_layouts:
             places = self.dataset.places[indices].where(placed, torch.nan)
+        images, epsilon, timesteps, labels, places = (
+            to_device(part, device) for part in (images, epsilon, timesteps, labels * kept, places))
+        x_0 = self.model.standardise(images)
         x_t = self.scheduler.add_noise(x_0, epsilon, timesteps)
         weight = (self.balance.weight(timesteps) if self.balance else
                   loss_weight(self.scheduler, timesteps, p.loss_weighting, p.loss_weight_max))
         loss, tally = self._set_gradients(
-            x_t, timesteps, (labels * kept).to(device), places.to(device),
-            target(self.scheduler, x_0, epsilon, timesteps), weight.to(device) / count)
+            x_t, timesteps, labels, places, target(self.scheduler, x_0, epsilon, timesteps),
+            weight.to(device) / count)
         norm = get_total_norm([w.grad for w in self.weights if w.grad is not None])
         self.step += 1
         if not (loss + norm.to(loss)).isfinite():
@@ -159,12 +163,18 @@ class Trainer:
 
     def _gradients(self, x_t, timesteps, labels, places, wanted, weight):
         """Return loss and tally of a part of the batch, and its gradient by each weight or None."""
-        with autocast(self.device, self.params.mixed_precision):
-            output = self.model(x_t, timesteps, labels, places)
-        errors = ((output.float() - wanted) ** 2).mean((1, 2, 3))
-        loss = (errors * weight).sum()
+        try:
+            with autocast(self.device, self.params.mixed_precision):
+                output = self.network(x_t, timesteps, labels, places)
+            errors = ((output.float() - wanted) ** 2).mean((1, 2, 3))
+            loss = (errors * weight).sum()
+            gradients = torch.autograd.grad(loss, self.weights, allow_unused=True)
+        except TorchDynamoException as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"compile: torch.compile failed ({reason}), expected a C++ compiler "
+                            "such as g++, or false") from None
         tally = self.balance.tally(timesteps, errors.detach()) if self.balance else None
-        return [loss.detach(), tally, *torch.autograd.grad(loss, self.weights, allow_unused=True)]
+        return [loss.detach(), tally, *gradients]
 
     def averaged(self) -> ClassConditionedUnet:
         """Return a copy of the model with the averaged weights, ready to sample."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
@@ -25,6 +26,9 @@ from cddpm_core.schedule import target
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
+# No test fails for the time it takes: the machine may be busy with something else.
+settings.register_profile("any time", deadline=None)
+settings.load_profile("any time")
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 LABELS = {

@@ -23,7 +23,7 @@ SCENE = (("green cube", 0.0, 0.0, 0.4), ("red sphere", 2.6, -1.1, 0.0),
 
 
 @given(st.floats(-5, 5), st.floats(-5, 5))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_unproject_is_the_inverse_of_project(x: float, y: float) -> None:
     u, v = project(np.array([x]), np.array([y]), np.full(1, RADIUS))
     assert unproject(u[0], v[0]) == pytest.approx((x, y), abs=1e-2)

@@ -39,7 +39,7 @@ CASES = int(os.environ.get("CDDPM_CASES", "0"))
 
 def cases(few: int = 40, share: float = 1.0):
     """Settings for as many cases as asked for; how long one may take is `result_or_sentence`'s."""
-    return settings(max_examples=int(CASES * share) or few, deadline=None,
+    return settings(max_examples=int(CASES * share) or few,
                     suppress_health_check=list(HealthCheck))
 
 

@@ -122,7 +122,7 @@ def test_every_weight_gets_a_gradient(name):
 
 
 @given(st.integers(0, 1000), st.floats(0.05, 3), st.booleans())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_standardise_and_denormalise_are_inverse(seed, scale, batched):
     model = STANDARDISING
     generator = torch.Generator().manual_seed(seed)
@@ -240,7 +240,7 @@ def test_a_model_of_the_parameters_has_their_structure(tiny):
 @given(st.sampled_from([8, 12, 32, 40, 64, 100]), st.integers(1, 40),
        st.lists(st.tuples(st.integers(0, 1), st.integers(1, 3)), min_size=1, max_size=3),
        st.sampled_from(["class_embedding", "object_tokens"]), st.sampled_from(["unet", "u_vit"]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_parameters_that_are_accepted_make_a_network_that_runs(size, head, levels, conditioning,
                                                                backbone):
     try:

@@ -117,7 +117,7 @@ class Oracle(ClassConditionedUnet):
 @given(st.sampled_from(sorted(SAMPLERS)), st.data(),
        st.sampled_from(["epsilon", "v_prediction", "sample"]),
        st.sampled_from(["squaredcos_cap_v2", "linear"]), st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_perfect_prediction_ends_at_the_image(sampler, data, kind, schedule, standardise):
     params = Params(num_train_timesteps=60, num_inference_steps=10, prediction_type=kind,
                     beta_schedule=schedule, standardise=standardise, loss_weighting="uniform")

@@ -33,7 +33,7 @@ def as_tuples(scene):
     return [(o.name, o.x, o.y, o.rotation) for o in scene]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**63), count=st.integers(1, 5))
 def test_layout_keeps_its_rules(seed: int, count: int) -> None:
     scene = sample_scene(np.random.default_rng(seed), count)
@@ -50,7 +50,7 @@ def test_layout_keeps_its_rules(seed: int, count: int) -> None:
         assert (seen >= MIN_PIXELS).all() and (seen >= MIN_SHARE * whole).all()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**63))
 def test_every_object_lies_within_the_image(seed: int) -> None:
     scene = sample_scene(np.random.default_rng(seed), 5)

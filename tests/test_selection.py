@@ -66,7 +66,7 @@ def test_candidates_at_given_places_are_judged_at_these(tiny, scheduler):
 
 @given(st.lists(st.sampled_from(OBJECTS), min_size=4, max_size=4, unique=True),
        st.integers(1, 3), st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_the_image_that_shows_the_label_is_kept_whatever_is_wrong_with_the_others(
         names, count, data):
     model, scheduler = oracle(), make_scheduler(Params())

@@ -212,3 +212,27 @@ def test_a_batch_in_two_parts_is_the_same_every_time_and_on_one_core(tiny, datas
     first, again, alone = (dict(trainer.model.state_dict()) for trainer in trainers)
     assert same(first, again)
     assert all(torch.allclose(first[key], alone[key], atol=near) for key in first)
+
+
+def test_a_compiled_network_trains_like_the_model(tiny, dataset, monkeypatch):
+    # The compiler's own code takes a minute; tracing and differentiating for it is what is used.
+    compile = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model: compile(model, backend="aot_eager"))
+    plain, compiled = (Trainer(tiny.replace(batch_size=32, compile=on), dataset)
+                       for on in (False, True))
+    assert plain.network is plain.model and compiled.network is not compiled.model
+    for _ in range(3):
+        assert float(compiled.update()) == pytest.approx(float(plain.update()), rel=1e-4)
+    one, other = (dict(trainer.averaged().state_dict()) for trainer in (plain, compiled))
+    assert one.keys() == other.keys()
+    assert all(torch.allclose(one[key], other[key], atol=1e-4) for key in one)
+
+
+def test_a_compiler_that_fails_is_one_sentence(tiny, dataset, monkeypatch):
+    def broken(graph, inputs):
+        raise OSError("no g++ here")
+
+    compile = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model: compile(model, backend=broken))
+    with pytest.raises(UserError, match=r"^compile: .*no g\+\+ here.*expected a C\+\+ compiler"):
+        Trainer(tiny.replace(compile=True), dataset).update()

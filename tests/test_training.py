@@ -74,7 +74,7 @@ def test_resumed_training_is_the_one_that_never_stopped(tiny, dataset, run, agai
 
 
 @given(st.lists(st.integers(1, 9), max_size=3))
-@settings(max_examples=4, deadline=None,
+@settings(max_examples=4,
           suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_training_may_stop_anywhere_and_often(tiny, dataset, tmp_path_factory, stops):
     folder = tmp_path_factory.mktemp("stops")
