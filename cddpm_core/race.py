@@ -35,6 +35,7 @@ from cddpm_core.trainer import Trainer
 __all__ = ["in_its_own_process", "peak_mib", "run_race", "train_for"]
 
 PEER = "denoising_diffusion_pytorch"
+DDIM_STEPS = 25  # of the others, whose networks draw more slowly than they train
 SINGLES = [(name,) for name in OBJECTS for _ in range(2)]  # each object twice
 
 
@@ -44,15 +45,15 @@ def run_race(run: Run, *, minutes: float,
 
     The first sets the recipe of ``run``, its learning rate stretched over the minutes, against
     the original's (noise prediction on raw pixels, Adam 1e-5, batch 8) and against that with a
-    sane learning rate (2e-4, batch 64), both with the network of ``params/tutorial.yaml`` and 50
-    DDIM steps. The second trains on one-object images alone, and draws each object twice:
+    sane learning rate (2e-4, batch 64), both with the network of ``params/tutorial.yaml`` and
+    `DDIM_STEPS`. The second trains on one-object images alone, and draws each object twice:
     the run's recipe, and the class-conditional network of denoising-diffusion-pytorch with that
     package's own objective, optimiser settings and guidance, if it is installed. A failure of
     that package is noted under ``missing``. ``save`` is called with what there is after each arm.
     """
     ours = run.params().replace(evaluator_guidance=0.0)
     tutorial = resolve(read_yaml(project_root() / "params/tutorial.yaml")).replace(
-        sampler="ddim", num_inference_steps=50, device=ours.device, seed=ours.seed,
+        sampler="ddim", num_inference_steps=DDIM_STEPS, device=ours.device, seed=ours.seed,
         image_size=ours.image_size, holdout=ours.holdout)
     as_written = tutorial.replace(batch_size=8, learning_rate=1e-5)
     conditions = [tuple(names) for file in ("test", "new_test")
@@ -61,14 +62,15 @@ def run_race(run: Run, *, minutes: float,
     all_arms = {
         "ours": ("this run's recipe", _ours, ours, False, conditions),
         "seed_recipe": ("noise prediction on raw pixels, Adam 1e-5, batch 8, fp32; the network of "
-                        "tutorial.yaml, drawn in 50 DDIM steps", _ours, as_written, False,
+                        f"tutorial.yaml, {DDIM_STEPS} DDIM steps", _ours, as_written, False,
                         conditions),
         "sane_seed_recipe": ("the same with Adam 2e-4, batch 64", _ours, tutorial, False,
                              conditions)}
     single_arms = {
         "ours": ("this run's recipe", _ours, ours, True, SINGLES),
         "peer": ("denoising-diffusion-pytorch: Unet(dim=32), Adam 1e-4, batch 16, fp32, guidance "
-                 "6, 50 DDIM steps with eta 1; the better of its last and its averaged weights",
+                 f"6, {DDIM_STEPS} DDIM steps with eta 1; the better of its last and its averaged "
+                 "weights",
                  _peer, ours, True, SINGLES)}
     if find_spec(PEER) is None:
         del single_arms["peer"]
@@ -159,7 +161,7 @@ def _peer(params: Params, folder: str, single: bool, minutes: float,
     dataset, device = _dataset(params, folder, single), device_of(params)
     model = GaussianDiffusion(
         Unet(dim=32, dim_mults=(1, 2, 4, 8), num_classes=len(OBJECTS), cond_drop_prob=0.5),
-        image_size=params.image_size, sampling_timesteps=50).to(device)
+        image_size=params.image_size, sampling_timesteps=DDIM_STEPS).to(device)
     # Batch, optimiser and average as that package's Trainer has them by default.
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, betas=(0.9, 0.99))
     average = EMA(model, beta=0.995, update_every=10)
