@@ -167,8 +167,12 @@ def experiment_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> F
 
 @styled
 def runs_figure(groups: Sequence[Group]) -> Figure:
-    """Return the mean micro accuracies of groups of runs with their intervals, and each run's."""
-    figure, axis = plt.subplots(figsize=(WIDTH, 0.9 + 0.3 * len(groups)))
+    """Return the micro accuracies of groups of runs, and what each gains over the first one.
+
+    Left the means with their intervals and each run's own, right `Group.gain`.
+    """
+    figure, (axis, gained) = plt.subplots(1, 2, figsize=(WIDTH, 0.9 + 0.3 * len(groups)),
+                                          sharey=True, width_ratios=(3, 2))
     for offset, name, colour in ((-0.16, "test", BLUE), (0.16, "new_test", ORANGE)):
         for row, group in enumerate(groups):
             mean, half = group.micro(name)
@@ -179,6 +183,11 @@ def runs_figure(groups: Sequence[Group]) -> Figure:
     axis.set(xlabel="micro accuracy", yticks=range(len(groups)),
              yticklabels=[group.name + ("\nguided by the evaluator" if group.guided else "")
                           for group in groups])
+    for row, group in enumerate(groups):
+        if gain := group.gain(groups[0]):
+            gained.errorbar(gain[0], row, xerr=gain[1], fmt="o", color=GREEN, capsize=3)
+    gained.axvline(0.0, color="0.5", linewidth=0.8)
+    gained.set_xlabel("objects found more, share")
     axis.invert_yaxis()
     axis.legend()
     return figure

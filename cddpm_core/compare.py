@@ -66,6 +66,26 @@ class Group:
         """Return the same of the macro accuracy."""
         return interval(self.values(file, "macro"))
 
+    def gain(self, base: Group) -> tuple[float, float] | None:
+        """Return how many more objects of both files it finds than ``base``, as a share of them.
+
+        With it comes the half width of a 95 % interval by Student's t over pairs of images,
+        those of the same label set and seed in both groups: it holds the chance in single
+        images, and between trainings only as far as there are several seeds. None for ``base``
+        itself and for a group that has no seed in common with it.
+        """
+        there = {facts.params.seed: facts.scores for facts in base.runs}
+        pairs = [pair for facts in self.runs if self != base and facts.params.seed in there
+                 for file in CONDITION_FILES
+                 for pair in zip(facts.scores[file]["conditions"],
+                                 there[facts.params.seed][file]["conditions"], strict=True)]
+        if not pairs:
+            return None
+        more = [sum(here["hits"]) - sum(before["hits"]) for here, before in pairs]
+        objects = sum(len(here["labels"]) for here, _ in pairs)
+        mean, half = interval(more)
+        return mean * len(pairs) / objects, (half or 0.0) * len(pairs) / objects
+
     def changes(self, base: Group) -> dict[str, tuple[Any, Any]]:
         """Return the parameters that differ from those of ``base``, as (there, here)."""
         there, here = (_kept(group.runs[0].params) for group in (base, self))
@@ -79,8 +99,8 @@ def _kept(params: Params) -> dict[str, Any]:
 def interval(values: Sequence[float]) -> tuple[float, float | None]:
     """Return the mean and the half width of its 95 % interval by Student's t; None for one value.
 
-    The interval is that of the mean over seeds: it holds what varies between
-    trainings and samples, not the choice of the 64 label sets.
+    Of values of several seeds it holds what varies between trainings and samples, not the
+    choice of the 64 label sets.
     """
     if len(values) < 2:
         return fmean(values), None

@@ -101,7 +101,7 @@ def experiment_text(facts: Facts) -> str:
 
 
 def runs_text(facts: Facts, groups: Sequence[Group]) -> str:
-    """Return how the run does over seeds, and which others lie above or below it on both files."""
+    """Return how the run does over seeds, and which others find more or fewer objects."""
     if sum(len(group.runs) for group in groups) < 2:
         return ("No other runs were named to compare this one with: parameter "
                 f"{code('runs')}, or {code('make seeds')} and {code('make ablations')}.\n")
@@ -112,15 +112,21 @@ def runs_text(facts: Facts, groups: Sequence[Group]) -> str:
                          for name in CONDITION_FILES])
         said.append(f"Over {len(first.runs)} seeds ({listed([str(s) for s in first.seeds])}) the "
                     f"configuration of this run reaches a mean micro accuracy of {scores}.")
-    for direction, word in ((1, "above"), (-1, "below")):
-        names = [code(group.name) for group in others if all(
-            direction * (group.micro(name)[0] - first.micro(name)[0]) > 0
-            for name in CONDITION_FILES)]
+    gains = [(code(group.name), group.gain(first)) for group in others]
+    told = [(name, gain) for name, gain in gains if gain]
+    for names, said_of_them in (
+            ([name for name, (mean, half) in told if mean > half],
+             "more of the objects of both files are found than in {}"),
+            ([name for name, (mean, half) in told if mean < -half],
+             "fewer of the objects of both files are found than in {}"),
+            ([name for name, (mean, half) in told if abs(mean) <= half],
+             "the difference from {} is within chance")):
         if names:
-            said.append(f"On both files {listed(names)} {'are' if len(names) > 1 else 'is'} "
-                        f"{word} it.")
-    if any(len(group.runs) < 2 for group in groups):
-        said.append("A row of one seed carries no interval.")
+            said.append(f"In {listed(names)} {said_of_them.format(code(first.name))}.")
+    if told:
+        said.append("One such verdict in twenty is chance.")
+    if told and any(len(group.runs) < 2 for group in groups):
+        said.append("Where a row has one seed, it is of that training, not of its kind.")
     return " ".join(said) + "\n"
 
 

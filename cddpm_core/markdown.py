@@ -19,9 +19,10 @@ def share(value: float) -> str:
     return f"{value:.3f}"
 
 
-def with_interval(mean: float, half: float | None) -> str:
-    """Return a mean of accuracies with the half width of its interval, if it has one."""
-    return share(mean) + (f" ± {share(half)}" if half is not None else "")
+def with_interval(mean: float, half: float | None, signed: bool = False) -> str:
+    """Return a mean of accuracies, or of their differences, with its interval if it has one."""
+    shown = f"{mean:+.3f}".replace("-", "−") if signed else share(mean)
+    return shown + (f" ± {share(half)}" if half is not None else "")
 
 
 def count(value: float) -> str:

@@ -234,16 +234,21 @@ def runs_table(facts: Facts, groups: Sequence[Group]) -> str:
     for group in groups:
         changes = "; ".join(f"{code(key)} {code(here)}" for key, (_, here) in
                             group.changes(groups[0]).items())
+        gain = group.gain(groups[0])
         rows.append([code(group.name), changes or "–", str(len(group.runs)),
                      *(with_interval(*accuracy(name)) for name in CONDITION_FILES
                        for accuracy in (group.micro, group.macro)),
+                     with_interval(*gain, signed=True) if gain else "–",
                      duration(fmean(group.values("train", "seconds")))])
     header = ["run", "differs in", "seeds", *(f"{name} {metric}" for name in CONDITION_FILES
-                                              for metric in ("micro", "macro")), "training"]
+                                              for metric in ("micro", "macro")),
+              "more than the first", "training"]
     note = (f"; those with {code('evaluator_guidance')} were drawn with guidance by that evaluator"
             if any(group.guided for group in groups) else "")
     return table(header, rows, "Runs side by side: means over seeds with their 95 % intervals, "
-                 f"where there is more than one seed ({facts.origin()}{note}).")
+                 "where there is more than one seed; share of the objects of both files found more "
+                 "than by the first run, with its 95 % interval over pairs of images of the same "
+                 f"label set and seed ({facts.origin()}{note}).")
 
 
 def provenance_table(facts: Facts) -> str:

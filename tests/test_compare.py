@@ -1,5 +1,6 @@
 import json
 import math
+from statistics import stdev
 
 import matplotlib.pyplot as plt
 import pytest
@@ -19,17 +20,25 @@ METRICS = {"data": {"kind": "rendered"}, "train": {"seconds": 60.0},
            "evaluator": {"kind": "stand-in", "sha256": "e" * 64, "heldout_micro": 0.99}}
 
 
+def scores(missed):
+    """Scores of 32 images a file, of one and two objects in turn; the first ones miss theirs."""
+    images = [{"labels": ["red cube", "blue cube"][: 1 + i % 2],
+               "hits": [i >= missed, True][: 1 + i % 2]} for i in range(32)]
+    return {file: {"conditions": images} for file in ("test", "new_test")}
+
+
 @pytest.fixture
 def runs(tmp_path):
     """Three seeds of one configuration and one run without guidance."""
-    made = {"base": (0.8, {}), "base_seed1": (0.9, {"seed": 1}), "base_seed2": (0.7, {"seed": 2}),
-            "plain": (0.5, {"guidance_scale": 1.0, "title": "another"})}
-    for name, (micro, changes) in made.items():
+    made = {"base": (0.8, 2, {}), "base_seed1": (0.9, 1, {"seed": 1}),
+            "base_seed2": (0.7, 3, {"seed": 2}),
+            "plain": (0.5, 12, {"guidance_scale": 1.0, "title": "another"})}
+    for name, (micro, missed, changes) in made.items():
         run = Run(name, outputs=tmp_path)
         run.write_params(Params(run=name, **changes))
         both = {"micro": micro, "macro": micro / 2}
         run.update_metrics({**METRICS, "test": both, "new_test": both})
-        (run / "scores.json").write_text('{"test": {}}')
+        (run / "scores.json").write_text(json.dumps(scores(missed)))
     return list(made)
 
 
@@ -53,11 +62,43 @@ def test_table_and_sentence_say_the_same(runs, tmp_path):
     groups = group_runs(facts(tmp_path), runs)
     table, said = runs_table(facts(tmp_path), groups), runs_text(facts(tmp_path), groups)
     assert "0.800 ± 0.248" in table and "0.800 ± 0.248" in said
-    assert "| `plain` | `guidance_scale` `1.0` | 1 | 0.500 | 0.250 | 0.500 | 0.250 |" in table
+    assert ("| `plain` | `guidance_scale` `1.0` | 1 | 0.500 | 0.250 | 0.500 | 0.250 "
+            "| −0.208 ± 0.078 |") in table
     assert "rendered scenes; stand-in evaluator, 0.990 micro" in table
-    assert "On both files `plain` is below it." in said and "no interval" in said
+    assert "In `plain` fewer of the objects of both files are found than in `base`." in said
+    assert "one seed, it is of that training" in said and "One such verdict in twenty" in said
     alone = group_runs(facts(tmp_path), ["base"])
     assert "No other runs were named" in runs_text(facts(tmp_path), alone)
+
+
+def test_a_gain_is_of_pairs_of_images(runs, tmp_path):
+    base, plain = group_runs(facts(tmp_path), runs)
+    # Ten of 32 images of each file miss an object more, of 48 objects a file.
+    more = [-1] * 20 + [0] * 44
+    error = stdev(more) * 64**0.5 / 96
+    assert plain.gain(base) == pytest.approx((-20 / 96, 1.99834 * error), rel=1e-4)
+    back, half = base.gain(plain)
+    assert (-back, half) == pytest.approx(plain.gain(base))
+    assert base.gain(base) is None and plain.gain(plain) is None
+    # Chance alone: as many lost as won.
+    swapped = scores(2)
+    swapped["test"]["conditions"] = swapped["test"]["conditions"][::-1]
+    (tmp_path / "plain/scores.json").write_text(json.dumps(swapped))
+    groups = group_runs(facts(tmp_path), runs)
+    mean, half = groups[1].gain(groups[0])
+    assert abs(mean) < half
+    assert "In `plain` the difference from `base` is within chance." in runs_text(
+        facts(tmp_path), groups)
+
+
+def test_groups_without_a_seed_in_common_are_not_paired(runs, tmp_path):
+    run = Run("plain", outputs=tmp_path)
+    run.write_params(run.params().replace(seed=7))
+    groups = group_runs(facts(tmp_path), runs)
+    assert groups[1].gain(groups[0]) is None
+    table, said = runs_table(facts(tmp_path), groups), runs_text(facts(tmp_path), groups)
+    assert "| 0.250 | – |" in table and "`plain`" not in said
+    plt.close(runs_figure(groups))
 
 
 def test_the_history_of_a_group_ends_with_the_accuracy_of_the_final_images(runs, tmp_path):
