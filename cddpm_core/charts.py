@@ -167,12 +167,15 @@ def experiment_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> F
 
 @styled
 def runs_figure(groups: Sequence[Group]) -> Figure:
-    """Return the micro accuracies of groups of runs, and what each gains over the first one.
+    """Return the micro accuracies of groups of runs: means, their intervals and each run's.
 
-    Left the means with their intervals and each run's own, right `Group.gain`.
+    Beside them stands what each gains over the first one, `Group.gain`, where there is such.
     """
-    figure, (axis, gained) = plt.subplots(1, 2, figsize=(WIDTH, 0.9 + 0.3 * len(groups)),
-                                          sharey=True, width_ratios=(3, 2))
+    gains = [group.gain(groups[0]) for group in groups]
+    panels = 2 if any(gains) else 1
+    figure, axes = plt.subplots(1, panels, figsize=(WIDTH, 0.9 + 0.3 * len(groups)), sharey=True,
+                                squeeze=False, width_ratios=(3, 2)[:panels])
+    axis = axes[0, 0]
     for offset, name, colour in ((-0.16, "test", BLUE), (0.16, "new_test", ORANGE)):
         for row, group in enumerate(groups):
             mean, half = group.micro(name)
@@ -183,11 +186,12 @@ def runs_figure(groups: Sequence[Group]) -> Figure:
     axis.set(xlabel="micro accuracy", yticks=range(len(groups)),
              yticklabels=[group.name + ("\nguided by the evaluator" if group.guided else "")
                           for group in groups])
-    for row, group in enumerate(groups):
-        if gain := group.gain(groups[0]):
-            gained.errorbar(gain[0], row, xerr=gain[1], fmt="o", color=GREEN, capsize=3)
-    gained.axvline(0.0, color="0.5", linewidth=0.8)
-    gained.set_xlabel("objects found more, share")
+    if panels == 2:
+        for row, gain in enumerate(gains):
+            if gain:
+                axes[0, 1].errorbar(gain[0], row, xerr=gain[1], fmt="o", color=GREEN, capsize=3)
+        axes[0, 1].axvline(0.0, color="0.5", linewidth=0.8)
+        axes[0, 1].set_xlabel("gain over the first, share of objects")
     axis.invert_yaxis()
     axis.legend()
     return figure

@@ -17,8 +17,8 @@ __all__ = ["Group", "check_runs", "group_runs", "interval"]
 
 # What two runs may differ in and still be repetitions of one another.
 REPEATED = {"run", "runs", "seed", "title", "author", "student_id", "language", "font_paths",
-            "device", "num_processes", "gradient_accumulation_steps", "in_memory", "reference",
-            "checkpoint_minutes", "evaluate_every", "denoise_steps", "analysis_images",
+            "device", "num_processes", "gradient_accumulation_steps", "compile", "in_memory",
+            "reference", "checkpoint_minutes", "evaluate_every", "denoise_steps", "analysis_images",
             "experiments", "experiment_timesteps", "experiment_epochs", "sweep_samplers",
             "sweep_steps", "sweep_guidance"}
 
@@ -69,22 +69,26 @@ class Group:
     def gain(self, base: Group) -> tuple[float, float] | None:
         """Return how many more objects of both files it finds than ``base``, as a share of them.
 
-        With it comes the half width of a 95 % interval by Student's t over pairs of images,
-        those of the same label set and seed in both groups: it holds the chance in single
-        images, and between trainings only as far as there are several seeds. None for ``base``
-        itself and for a group that has no seed in common with it.
+        With it comes the half width of a 95 % interval over the label sets, each with the mean of
+        the seeds that both groups have. It is of these trainings: how far those of other seeds
+        would differ is not in it. To the differences of single images one gain and one loss are
+        added for the interval (Bonett & Price 2012), so that few differences prove nothing.
+        None for ``base`` itself and for a group that has no seed in common with it.
         """
-        there = {facts.params.seed: facts.scores for facts in base.runs}
-        pairs = [pair for facts in self.runs if self != base and facts.params.seed in there
-                 for file in CONDITION_FILES
-                 for pair in zip(facts.scores[file]["conditions"],
-                                 there[facts.params.seed][file]["conditions"], strict=True)]
-        if not pairs:
+        before, here = ({facts.params.seed: facts.scores for facts in group.runs}
+                        for group in (base, self))
+        seeds = sorted(before.keys() & here.keys())
+        if self == base or not seeds:
             return None
-        more = [sum(here["hits"]) - sum(before["hits"]) for here, before in pairs]
-        objects = sum(len(here["labels"]) for here, _ in pairs)
-        mean, half = interval(more)
-        return mean * len(pairs) / objects, (half or 0.0) * len(pairs) / objects
+        more, objects = [], 0
+        for file in CONDITION_FILES:
+            for place, image in enumerate(here[seeds[0]][file]["conditions"]):
+                objects += len(image["hits"])
+                hits = [[sum(scores[seed][file]["conditions"][place]["hits"]) for seed in seeds]
+                        for scores in (here, before)]
+                more.append(fmean(hits[0]) - fmean(hits[1]))
+        _, half = interval([*more, 1, -1])
+        return sum(more) / objects, half * len(more) / objects
 
     def changes(self, base: Group) -> dict[str, tuple[Any, Any]]:
         """Return the parameters that differ from those of ``base``, as (there, here)."""
@@ -117,8 +121,9 @@ def check_runs(names: Sequence[str], run: Run) -> None:
         if name not in there:
             raise UserError(f"runs: found {name!r}{did_you_mean(name, there)}, expected a run "
                             f"with metrics.json in {run.outputs}")
-        missing = [f for f in CONDITION_FILES if f not in Run(name, run.outputs).read(
-            "metrics.json")]
+        other = Run(name, run.outputs)
+        missing = [file for file in CONDITION_FILES
+                   if not all(file in other.read(f"{kind}.json") for kind in ("metrics", "scores"))]
         if missing:
             raise UserError(f"runs: {name!r} has no score on {missing[0]} yet, run its evaluate "
                             "stage first")

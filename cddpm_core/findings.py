@@ -112,21 +112,24 @@ def runs_text(facts: Facts, groups: Sequence[Group]) -> str:
                          for name in CONDITION_FILES])
         said.append(f"Over {len(first.runs)} seeds ({listed([str(s) for s in first.seeds])}) the "
                     f"configuration of this run reaches a mean micro accuracy of {scores}.")
-    gains = [(code(group.name), group.gain(first)) for group in others]
-    told = [(name, gain) for name, gain in gains if gain]
-    for names, said_of_them in (
+    told = [(code(group.name) + (" (drawn with guidance by that evaluator)" if group.guided
+                                 else ""), gain)
+            for group in others if (gain := group.gain(first))]
+    for names, found in (
             ([name for name, (mean, half) in told if mean > half],
-             "more of the objects of both files are found than in {}"),
+             "more objects are found than in {}, both files taken together"),
             ([name for name, (mean, half) in told if mean < -half],
-             "fewer of the objects of both files are found than in {}"),
+             "fewer objects are found than in {}, both files taken together"),
             ([name for name, (mean, half) in told if abs(mean) <= half],
-             "the difference from {} is within chance")):
+             "the difference from {} cannot be told from chance")):
         if names:
-            said.append(f"In {listed(names)} {said_of_them.format(code(first.name))}.")
+            said.append(f"In {listed(names)} {found.format(code(first.name))}.")
     if told:
-        said.append("One such verdict in twenty is chance.")
-    if told and any(len(group.runs) < 2 for group in groups):
-        said.append("Where a row has one seed, it is of that training, not of its kind.")
+        said.append("That is said of these trainings, over label sets; of rows that do not differ "
+                    "one in twenty would still seem to.")
+    if untold := [code(group.name) for group in others if not group.gain(first)]:
+        said.append(f"With {code(first.name)}, {listed(untold)} "
+                    f"{'have' if len(untold) > 1 else 'has'} no seed in common.")
     return " ".join(said) + "\n"
 
 

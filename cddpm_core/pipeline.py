@@ -140,8 +140,9 @@ def _key(notebook: Path, params: Params, needs: list[str]) -> str:
     inputs = {"notebook": _sha256(notebook), "params": _declared(notebook, params),
               "needs": needs}
     if notebook.stem == "report":
-        others = [Run("bench") / "bench.json", *(Run(name) / "metrics.json"
-                                                 for name in params.runs if name != params.run)]
+        others = [Run("bench") / "bench.json", *(
+            Run(name) / file for name in params.runs if name != params.run
+            for file in ("metrics.json", "scores.json"))]
         inputs["others"] = [_sha256(path) for path in others if path.exists()]
     if params.reference:
         frames = sorted(Path(params.reference).expanduser().rglob("*.png"))[:100]

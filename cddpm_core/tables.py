@@ -230,25 +230,24 @@ def timesteps_table(facts: Facts) -> str:
 
 def runs_table(facts: Facts, groups: Sequence[Group]) -> str:
     """Return a row a group of runs: what differs from the first, and its accuracies."""
-    rows = []
-    for group in groups:
+    rows, gains = [], [group.gain(groups[0]) for group in groups]
+    for group, gain in zip(groups, gains, strict=True):
         changes = "; ".join(f"{code(key)} {code(here)}" for key, (_, here) in
                             group.changes(groups[0]).items())
-        gain = group.gain(groups[0])
         rows.append([code(group.name), changes or "–", str(len(group.runs)),
                      *(with_interval(*accuracy(name)) for name in CONDITION_FILES
                        for accuracy in (group.micro, group.macro)),
-                     with_interval(*gain, signed=True) if gain else "–",
+                     *([with_interval(*gain, signed=True) if gain else "–"] if any(gains) else []),
                      duration(fmean(group.values("train", "seconds")))])
     header = ["run", "differs in", "seeds", *(f"{name} {metric}" for name in CONDITION_FILES
                                               for metric in ("micro", "macro")),
-              "more than the first", "training"]
+              *(["gain, both files"] if any(gains) else []), "training"]
     note = (f"; those with {code('evaluator_guidance')} were drawn with guidance by that evaluator"
             if any(group.guided for group in groups) else "")
+    gained = ("; gain: the share of the objects of both files found more than in the first row, "
+              "with its 95 % interval over label sets") if any(gains) else ""
     return table(header, rows, "Runs side by side: means over seeds with their 95 % intervals, "
-                 "where there is more than one seed; share of the objects of both files found more "
-                 "than by the first run, with its 95 % interval over pairs of images of the same "
-                 f"label set and seed ({facts.origin()}{note}).")
+                 f"where there is more than one seed{gained} ({facts.origin()}{note}).")
 
 
 def provenance_table(facts: Facts) -> str:

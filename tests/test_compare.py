@@ -22,9 +22,8 @@ METRICS = {"data": {"kind": "rendered"}, "train": {"seconds": 60.0},
 
 def scores(missed):
     """Scores of 32 images a file, of one and two objects in turn; the first ones miss theirs."""
-    images = [{"labels": ["red cube", "blue cube"][: 1 + i % 2],
-               "hits": [i >= missed, True][: 1 + i % 2]} for i in range(32)]
-    return {file: {"conditions": images} for file in ("test", "new_test")}
+    return {file: {"conditions": [{"hits": [i >= missed, True][: 1 + i % 2]} for i in range(32)]}
+            for file in ("test", "new_test")}
 
 
 @pytest.fixture
@@ -63,32 +62,56 @@ def test_table_and_sentence_say_the_same(runs, tmp_path):
     table, said = runs_table(facts(tmp_path), groups), runs_text(facts(tmp_path), groups)
     assert "0.800 ± 0.248" in table and "0.800 ± 0.248" in said
     assert ("| `plain` | `guidance_scale` `1.0` | 1 | 0.500 | 0.250 | 0.500 | 0.250 "
-            "| −0.208 ± 0.078 |") in table
+            "| −0.208 ± 0.081 |") in table
     assert "rendered scenes; stand-in evaluator, 0.990 micro" in table
-    assert "In `plain` fewer of the objects of both files are found than in `base`." in said
-    assert "one seed, it is of that training" in said and "One such verdict in twenty" in said
+    assert "In `plain` fewer objects are found than in `base`, both files taken" in said
+    assert "That is said of these trainings" in said
     alone = group_runs(facts(tmp_path), ["base"])
     assert "No other runs were named" in runs_text(facts(tmp_path), alone)
 
 
-def test_a_gain_is_of_pairs_of_images(runs, tmp_path):
+def test_a_gain_is_of_images_of_the_same_label_set(runs, tmp_path):
     base, plain = group_runs(facts(tmp_path), runs)
     # Ten of 32 images of each file miss an object more, of 48 objects a file.
-    more = [-1] * 20 + [0] * 44
-    error = stdev(more) * 64**0.5 / 96
-    assert plain.gain(base) == pytest.approx((-20 / 96, 1.99834 * error), rel=1e-4)
+    error = stdev([-1] * 20 + [0] * 44 + [1, -1]) / 66**0.5
+    gain = pytest.approx((-20 / 96, 1.99714 * error * 64 / 96), rel=1e-4)
+    assert plain.gain(base) == gain
     back, half = base.gain(plain)
-    assert (-back, half) == pytest.approx(plain.gain(base))
+    assert (-back, half) == gain
     assert base.gain(base) is None and plain.gain(plain) is None
-    # Chance alone: as many lost as won.
-    swapped = scores(2)
-    swapped["test"]["conditions"] = swapped["test"]["conditions"][::-1]
-    (tmp_path / "plain/scores.json").write_text(json.dumps(swapped))
+
+
+@pytest.mark.parametrize(("lost", "told"), [(4, False), (5, False), (6, True)])
+def test_as_few_differences_are_told_from_chance_as_a_sign_test_tells(runs, tmp_path, lost, told):
+    worse = scores(2)
+    for image in worse["test"]["conditions"][10:10 + lost]:
+        image["hits"] = [False, *image["hits"][1:]]
+    (tmp_path / "plain/scores.json").write_text(json.dumps(worse))
     groups = group_runs(facts(tmp_path), runs)
     mean, half = groups[1].gain(groups[0])
-    assert abs(mean) < half
-    assert "In `plain` the difference from `base` is within chance." in runs_text(
-        facts(tmp_path), groups)
+    assert (mean < -half) == told == (2 * 0.5**lost < 0.05)
+    said = runs_text(facts(tmp_path), groups)
+    assert ("from `base` cannot be told from chance" in said) != told
+
+
+def test_a_gain_is_the_mean_of_the_seeds_both_groups_have(runs, tmp_path):
+    twin = Run("plain_seed1", outputs=tmp_path)
+    twin.write_params(Params(run="plain_seed1", guidance_scale=1.0, seed=1))
+    twin.update_metrics(Run("plain", tmp_path).read("metrics.json"))
+    (twin / "scores.json").write_text(json.dumps(scores(5)))
+    base, plain = group_runs(facts(tmp_path), [*runs, "plain_seed1"])
+    assert plain.seeds == [0, 1] and base.seeds == [0, 1, 2]
+    # Ten images of each file lose an object with seed 0, four with seed 1.
+    mean, half = plain.gain(base)
+    assert mean == pytest.approx(-2 * (10 + 4) / 2 / 96)
+    assert 0 < half < 0.1
+
+
+def test_a_run_the_evaluator_guided_is_named_in_the_sentence(runs, tmp_path):
+    run = Run("plain", outputs=tmp_path)
+    run.write_params(run.params().replace(evaluator_guidance=2.0))
+    said = runs_text(facts(tmp_path), group_runs(facts(tmp_path), runs))
+    assert "In `plain` (drawn with guidance by that evaluator) fewer" in said
 
 
 def test_groups_without_a_seed_in_common_are_not_paired(runs, tmp_path):
@@ -97,8 +120,10 @@ def test_groups_without_a_seed_in_common_are_not_paired(runs, tmp_path):
     groups = group_runs(facts(tmp_path), runs)
     assert groups[1].gain(groups[0]) is None
     table, said = runs_table(facts(tmp_path), groups), runs_text(facts(tmp_path), groups)
-    assert "| 0.250 | – |" in table and "`plain`" not in said
-    plt.close(runs_figure(groups))
+    assert "gain" not in table and "With `base`, `plain` has no seed in common." in said
+    figure = runs_figure(groups)
+    assert len(figure.axes) == 1
+    plt.close(figure)
 
 
 def test_the_history_of_a_group_ends_with_the_accuracy_of_the_final_images(runs, tmp_path):
@@ -126,6 +151,9 @@ def test_a_run_that_cannot_be_compared_is_one_sentence(runs, tmp_path):
     with pytest.raises(UserError, match="'begun' has no score on test yet"):
         check_runs(["begun"], here)
     check_runs(runs, here)
+    (tmp_path / "plain/scores.json").unlink()
+    with pytest.raises(UserError, match="'plain' has no score on test yet"):
+        check_runs(runs, here)
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=6))
