@@ -23,8 +23,8 @@ from cddpm_core.params import Params
 from cddpm_core.presets import to_yaml
 from cddpm_core.runs import Run, project_root
 
-__all__ = ["SideBySide", "accelerator_of", "arithmetic_of", "computes_bf16", "device_of",
-           "launch", "summed", "to_device"]
+__all__ = ["SideBySide", "accelerator_of", "arithmetic_of", "compiled", "computes_bf16",
+           "device_of", "launch", "not_compiled", "summed"]
 
 
 def device_of(params: Params) -> torch.device:
@@ -54,11 +54,19 @@ def arithmetic_of(mixed_precision: str, device: torch.device | str) -> str:
     return "bfloat16" if bf16 else "float32"
 
 
-def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return the tensor on the device; a GPU copies it from pinned memory while it computes."""
-    if device.type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
+def compiled(model: torch.nn.Module) -> Callable[..., torch.Tensor]:
+    """Return the model as torch.compile makes it, when it is first called; `UserError` if not."""
+    try:
+        return torch.compile(model)
+    except RuntimeError as error:  # as on a Python that it does not know yet
+        raise not_compiled(error) from None
+
+
+def not_compiled(error: Exception) -> UserError:
+    """Return what is raised where torch.compile, or the first call of what it made, fails."""
+    reason = " ".join(str(error).split())[:200]
+    return UserError(f"compile: torch.compile failed ({reason}), expected a working compiler (g++, "
+                     "on a GPU Triton too) or compile: false")
 
 
 class SideBySide:

@@ -22,7 +22,7 @@ from torch.nn.utils import get_total_norm
 
 from cddpm_core.balance import Balance
 from cddpm_core.data import IclevrDataset
-from cddpm_core.devices import SideBySide, device_of, summed, to_device
+from cddpm_core.devices import SideBySide, compiled, device_of, not_compiled, summed
 from cddpm_core.errors import UserError, shown
 from cddpm_core.model import ClassConditionedUnet, model_for
 from cddpm_core.optim import lr_factor, make_optimizers
@@ -60,7 +60,7 @@ class Trainer:
         self.device = accelerator.device if accelerator else device_of(params)
         self.scheduler = make_scheduler(params)
         self.model = model_for(params, dataset).to(self.device)
-        self.network = torch.compile(self.model) if params.compile else self.model
+        self.network = compiled(self.model) if params.compile else self.model
         self.weights = list(self.model.parameters())
         self.optimizers = make_optimizers(self.model, params)
         self.peaks = [[g["lr"] for g in o.param_groups] for o in self.optimizers]
@@ -111,15 +111,15 @@ class Trainer:
         places = torch.full((*labels.shape, 2), torch.nan)
         if self.model.config.num_layouts:
             places = self.dataset.places[indices].where(placed, torch.nan)
-        images, epsilon, timesteps, labels, places = (
-            to_device(part, device) for part in (images, epsilon, timesteps, labels * kept, places))
-        x_0 = self.model.standardise(images)
-        x_t = self.scheduler.add_noise(x_0, epsilon, timesteps)
         weight = (self.balance.weight(timesteps) if self.balance else
                   loss_weight(self.scheduler, timesteps, p.loss_weighting, p.loss_weight_max))
-        loss, tally = self._set_gradients(
-            x_t, timesteps, labels, places, target(self.scheduler, x_0, epsilon, timesteps),
-            weight.to(device) / count)
+        images, epsilon, timesteps, labels, places, weight = (
+            part.to(device, non_blocking=True)
+            for part in (images, epsilon, timesteps, labels * kept, places, weight / count))
+        x_0 = self.model.standardise(images)
+        x_t = self.scheduler.add_noise(x_0, epsilon, timesteps)
+        loss, tally = self._set_gradients(x_t, timesteps, labels, places,
+                                          target(self.scheduler, x_0, epsilon, timesteps), weight)
         norm = get_total_norm([w.grad for w in self.weights if w.grad is not None])
         self.step += 1
         if not (loss + norm.to(loss)).isfinite():
@@ -170,9 +170,7 @@ class Trainer:
             loss = (errors * weight).sum()
             gradients = torch.autograd.grad(loss, self.weights, allow_unused=True)
         except TorchDynamoException as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"compile: torch.compile failed ({reason}), expected a C++ compiler "
-                            "such as g++, or false") from None
+            raise not_compiled(error) from None
         tally = self.balance.tally(timesteps, errors.detach()) if self.balance else None
         return [loss.detach(), tally, *gradients]
 

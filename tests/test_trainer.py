@@ -216,13 +216,15 @@ def test_a_batch_in_two_parts_is_the_same_every_time_and_on_one_core(tiny, datas
 
 def test_a_compiled_network_trains_like_the_model(tiny, dataset, monkeypatch):
     # The compiler's own code takes a minute; tracing and differentiating for it is what is used.
-    compile = torch.compile
+    compile, before = torch.compile, torch.get_num_threads()
     monkeypatch.setattr(torch, "compile", lambda model: compile(model, backend="aot_eager"))
+    torch.set_num_threads(2)  # so that both halves of a batch ask for it at once
     plain, compiled = (Trainer(tiny.replace(batch_size=32, compile=on), dataset)
                        for on in (False, True))
     assert plain.network is plain.model and compiled.network is not compiled.model
     for _ in range(3):
         assert float(compiled.update()) == pytest.approx(float(plain.update()), rel=1e-4)
+    torch.set_num_threads(before)
     one, other = (dict(trainer.averaged().state_dict()) for trainer in (plain, compiled))
     assert one.keys() == other.keys()
     assert all(torch.allclose(one[key], other[key], atol=1e-4) for key in one)
@@ -232,7 +234,13 @@ def test_a_compiler_that_fails_is_one_sentence(tiny, dataset, monkeypatch):
     def broken(graph, inputs):
         raise OSError("no g++ here")
 
-    compile = torch.compile
+    def unknown(model):
+        raise RuntimeError("torch.compile is not supported on Python 3.99")
+
+    compile, params = torch.compile, tiny.replace(compile=True)
     monkeypatch.setattr(torch, "compile", lambda model: compile(model, backend=broken))
-    with pytest.raises(UserError, match=r"^compile: .*no g\+\+ here.*expected a C\+\+ compiler"):
-        Trainer(tiny.replace(compile=True), dataset).update()
+    with pytest.raises(UserError, match=r"^compile: .*no g\+\+ here.*expected a working compiler"):
+        Trainer(params, dataset).update()
+    monkeypatch.setattr(torch, "compile", unknown)
+    with pytest.raises(UserError, match=r"^compile: .*Python 3.99.*expected a working compiler"):
+        Trainer(params, dataset)
