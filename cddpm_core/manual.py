@@ -31,7 +31,7 @@ def manual(folder: Path) -> str:
             "Python. This file is written by `python -m cddpm_core manual`.\n\n"
             f"{table}\n\n"
             "A key that a params file leaves out has the value of quick. The files of "
-            "`ablations/` each change one thing, `recipe.yaml` nothing:\n\n"
+            "`ablations/` each change what their first line says, `recipe.yaml` nothing:\n\n"
             f"{_listed(folder / 'ablations')}\n\n"
             "Those of `experiments/` add an experiment to the run `quick` (`make experiments`):\n\n"
             f"{_listed(folder / 'experiments')}\n")
