@@ -106,8 +106,9 @@ def run_bench(run: Run, out: Run, *, repeats: int = 3, scenes: int = 200, steps:
                 for kind, arm in zip(kinds, products, strict=True)},
             "arithmetic": arithmetic_of(params.mixed_precision, device)},
         "sampling_vs_seed_loop": {
-            "what": f"64 conditions: one by one, {params.num_train_timesteps} ancestral steps, "
-                    f"fp32 ({loop_images} images a turn, scaled to 64), against "
+            "what": f"64 conditions, an image each: one by one, {params.num_train_timesteps} "
+                    f"ancestral steps, fp32, without guidance ({loop_images} images a turn, "
+                    "scaled to 64; all drawn so in batches to be scored), against "
                     f"{params.sampler} in {params.num_inference_steps} steps, guidance "
                     f"{params.guidance_scale:g}",
             **_compare(loop, batch, "seed_loop", "ours"),

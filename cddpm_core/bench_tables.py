@@ -60,13 +60,15 @@ def race_tables(bench: Mapping[str, Any]) -> str:
         part = bench.get(name)
         if not part:
             continue
-        rows = [[code(arm), escape(found["what"]), count(found["images"]),
+        chance = f", guessing {share(part['chance'])}" if "chance" in part else ""
+        rows = [[code(arm), escape(found["what"]), count(found["steps"]), count(found["images"]),
                  f"{found['parameters'] / 1e6:.1f} M", share(found["micro"]),
                  f"{found['peak_mib']:,.0f}"] for arm, found in part["arms"].items()]
         said.append(table(
-            ["recipe", "what", "images trained on", "weights", "micro", "peak memory, MiB"], rows,
-            f"{caption} that trained for {part['minutes']:g} minutes each, measured by "
-            f"{code('make bench')} with run {code(bench['run'])} ({bench['data']} data; "
-            f"{evaluator_phrase(part['evaluator'])}).", numbers=False)
+            ["recipe", "what", "steps", "images trained on", "weights", "micro",
+             "peak memory, MiB"], rows,
+            f"{caption} that trained for {part['minutes']:g} minutes each, reading the images not "
+            f"counted{chance}, measured by {code('make bench')} with run {code(bench['run'])} "
+            f"({bench['data']} data; {evaluator_phrase(part['evaluator'])}).", numbers=False)
             + (f"\n{escape(part['missing'])}.\n" if part.get("missing") else ""))
     return "\n".join(said)

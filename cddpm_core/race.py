@@ -35,7 +35,7 @@ from cddpm_core.trainer import Trainer
 __all__ = ["in_its_own_process", "peak_mib", "run_race", "train_for"]
 
 PEER = "denoising_diffusion_pytorch"
-DDIM_STEPS = 25  # of the others, whose networks draw more slowly than they train
+DDIM_STEPS = 25  # of the others; in 50 they take over 7 minutes to draw after 3 of training
 SINGLES = [(name,) for name in OBJECTS for _ in range(2)]  # each object twice
 
 
@@ -49,7 +49,9 @@ def run_race(run: Run, *, minutes: float,
     `DDIM_STEPS`. The second trains on one-object images alone, and draws each object twice:
     the run's recipe, and the class-conditional network of denoising-diffusion-pytorch with that
     package's own objective, optimiser settings and guidance, if it is installed. A failure of
-    that package is noted under ``missing``. ``save`` is called with what there is after each arm.
+    that package is noted under ``missing``. Reading the images, and finding where their objects
+    stand, is not counted in any arm. ``chance`` is what a guess of the labels would score.
+    ``save`` is called with what there is after each arm.
     """
     ours = run.params().replace(evaluator_guidance=0.0)
     tutorial = resolve(read_yaml(project_root() / "params/tutorial.yaml")).replace(
@@ -59,15 +61,17 @@ def run_race(run: Run, *, minutes: float,
     conditions = [tuple(names) for file in ("test", "new_test")
                   for names in ConditionDataset(file).label_sets]
     evaluator, folder = get_evaluator(ours, run), str(data_source(ours, run).folder)
+    recipe = ("this run's recipe: its network, optimiser, objective, steps and guidance"
+              + (", and the places of the objects" if ours.layout else ""))
     all_arms = {
-        "ours": ("this run's recipe", _ours, ours, False, conditions),
+        "ours": (recipe, _ours, ours, False, conditions),
         "seed_recipe": ("noise prediction on raw pixels, Adam 1e-5, batch 8, fp32; the network of "
                         f"tutorial.yaml, {DDIM_STEPS} DDIM steps", _ours, as_written, False,
                         conditions),
         "sane_seed_recipe": ("the same with Adam 2e-4, batch 64", _ours, tutorial, False,
                              conditions)}
     single_arms = {
-        "ours": ("this run's recipe", _ours, ours, True, SINGLES),
+        "ours": (recipe, _ours, ours, True, SINGLES),
         "peer": ("denoising-diffusion-pytorch: Unet(dim=32), Adam 1e-4, batch 16, fp32, guidance "
                  f"6, {DDIM_STEPS} DDIM steps with eta 1; the better of its last and its averaged "
                  "weights",
@@ -77,7 +81,8 @@ def run_race(run: Run, *, minutes: float,
     found: dict[str, Any] = {}
     with progress(total=len(all_arms) + len(single_arms), desc="recipes", unit="arm") as bar:
         for name, arms in (("recipe_vs_seed_recipe", all_arms), ("against_peer", single_arms)):
-            found[name] = {"minutes": minutes, "evaluator": evaluator_facts(evaluator), "arms": {}}
+            found[name] = {"minutes": minutes, "evaluator": evaluator_facts(evaluator), "arms": {},
+                           "chance": _chance(conditions if arms is all_arms else SINGLES)}
             for arm, (what, train, params, single, sets) in arms.items():
                 try:
                     made = in_its_own_process(train, params, folder, single, minutes, sets)
@@ -120,6 +125,11 @@ def _scored(made: dict[str, Any], evaluator: Evaluator,
                   for images in made.pop("drawn")), key=lambda found: found["micro"])
     return {**made, "micro": scored["micro"], "macro": scored["macro"],
             "objects": scored["objects"]}
+
+
+def _chance(sets: Sequence[Sequence[str]]) -> float:
+    """The share of objects that is found where all names are equally likely to be seen."""
+    return sum(len(names) ** 2 for names in sets) / len(OBJECTS) / sum(map(len, sets))
 
 
 def _dataset(params: Params, folder: str, single: bool) -> IclevrDataset:

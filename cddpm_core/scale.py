@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from statistics import median
 from typing import Any
 
 import torch
@@ -34,9 +35,10 @@ def run_scale(run: Run, *, factors: Sequence[float] = (0.5, 1, 2), steps: int = 
     For training that is the width of the network (``class_emb_size``), the side of the
     images, and the batch, four times as far; for sampling the steps and the batch. Each is
     multiplied by ``factors``, where the configuration of ``run`` and the memory allow it. An arm
-    has a process of its own and takes ``steps`` training steps, or draws one batch, after a first
-    round that is not counted. Networks are untrained, which costs the same, and draw the rows that
-    vary in a few rendered scenes, whatever the data of the run.
+    has a process of its own and takes ``steps`` training steps, or draws a batch half as often,
+    after a first round that is not counted; their median counts. Networks are untrained, which
+    costs the same, and draw the rows that vary in a few rendered scenes, whatever the data of the
+    run.
 
     An arm is a dict with ``grows``, ``value``, ``seconds_per_image``, ``parameters`` and
     ``peak_mib``.
@@ -83,25 +85,30 @@ def _grown(params: Params, key: str, factors: Sequence[float]) -> list[tuple[str
     return found
 
 
+def _median_seconds(work: Callable[[], Any], times: int) -> float:
+    """The median of so many rounds, after one that loads and compiles."""
+    seconds = []
+    for _ in range(1 + times):
+        started = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started)
+    return median(seconds[1:])
+
+
 def _train(params: Params, folder: str, steps: int) -> dict[str, float]:
     trainer = Trainer(params, IclevrDataset(folder, params.image_size))
-    trainer.update()
-    started = time.perf_counter()
-    for _ in range(steps):
-        float(trainer.update())
-    seconds = time.perf_counter() - started
-    return {"seconds_per_image": seconds / (steps * params.batch_size),
+    seconds = _median_seconds(lambda: float(trainer.update()), steps)
+    return {"seconds_per_image": seconds / params.batch_size,
             "parameters": sum(w.numel() for w in trainer.weights)}
 
 
-def _sample(params: Params, folder: str, _: int) -> dict[str, float]:
+def _sample(params: Params, folder: str, steps: int) -> dict[str, float]:
     model = model_for(params, IclevrDataset(folder, params.image_size))
     model, count = model.to(device_of(params)), params.sample_batch_size
     labels = ConditionDataset("test").labels
     labels = labels[torch.arange(count) % len(labels)]
-    options = sampling_options(params)
-    sample(model, make_scheduler(params), labels[:1], [0], **options)
-    started = time.perf_counter()
-    sample(model, make_scheduler(params), labels, image_seeds(0, count), **options)
-    return {"seconds_per_image": (time.perf_counter() - started) / count,
+    scheduler, options = make_scheduler(params), sampling_options(params)
+    seconds = _median_seconds(lambda: sample(model, scheduler, labels, image_seeds(0, count),
+                                             **options), max(1, steps // 2))
+    return {"seconds_per_image": seconds / count,
             "parameters": sum(w.numel() for w in model.parameters())}

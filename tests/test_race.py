@@ -56,6 +56,7 @@ def test_every_recipe_has_its_minutes_and_is_scored_on_its_label_sets(run, tiny,
     assert list(first["arms"]) == ["ours", "seed_recipe", "sane_seed_recipe"]
     assert all(arm["objects"] == 156 for arm in first["arms"].values())
     assert second["arms"]["ours"]["objects"] == 48 and "not installed" in second["missing"]
+    assert second["chance"] == pytest.approx(1 / 24) and 1 / 24 < first["chance"] < 3 / 24
     for arm in [*first["arms"].values(), *second["arms"].values()]:
         assert arm["images"] >= 4 and 0 <= arm["micro"] <= 1 and arm["peak_mib"] > 50
         assert "drawn" not in arm
@@ -78,15 +79,17 @@ def test_only_images_of_one_object_are_seen_where_that_is_asked(run):
 
 def test_tables_name_recipes_minutes_and_evaluator():
     bench = {"run": "quick", "data": "rendered",
-             "recipe_vs_seed_recipe": {"minutes": 3.0, "evaluator": EVALUATOR, "arms": {
+             "recipe_vs_seed_recipe": {
+        "minutes": 3.0, "evaluator": EVALUATOR, "chance": 0.1, "arms": {
         "ours": ARM, "seed_recipe": {**ARM, "micro": 0.0625}}},
         "against_peer": {"minutes": 3.0, "evaluator": EVALUATOR, "arms": {"ours": ARM},
                          "missing": "the peer is not installed"}}
     text = race_tables(bench)
-    assert "| `ours` | a \\| b | 1,600 | 2.5 M | 0.500 | 700 |" in text
-    assert "| `seed_recipe` | a \\| b | 1,600 | 2.5 M | 0.062 | 700 |" in text
+    assert "| `ours` | a \\| b | 100 | 1,600 | 2.5 M | 0.500 | 700 |" in text
+    assert "| `seed_recipe` | a \\| b | 100 | 1,600 | 2.5 M | 0.062 | 700 |" in text
     assert text.count("with run `quick` (rendered data;") == 2
     assert text.count("trained for 3 minutes each") == text.count("0.990 micro on held-out") == 2
+    assert text.count("guessing 0.100") == 1
     assert "the peer is not installed" in text and race_tables({}) == ""
 
 
