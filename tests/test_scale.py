@@ -22,6 +22,24 @@ def test_one_thing_grows_at_a_time_as_far_as_it_goes_with_the_others(tiny):
     assert all(arm.replace(image_size=64) == tiny.replace(image_size=64) for _, arm in arms)
 
 
+def test_each_arm_takes_its_time(run, monkeypatch):
+    monkeypatch.setattr(scale, "in_its_own_process", lambda work, *arguments: {
+        **work(*arguments), "peak_mib": 100.0})
+    found = run_scale(run, factors=(1,), steps=2)
+    assert {name: [arm["grows"] for arm in arms] for name, arms in found.items()} == {
+        "training": ["class_emb_size", "image_size", "batch_size"],
+        "sampling": ["num_inference_steps", "sample_batch_size"]}
+    assert all(arm["seconds_per_image"] > 0 and arm["parameters"] > 1000
+               for arms in found.values() for arm in arms)
+
+
+def test_the_median_of_rounds_leaves_out_the_first(monkeypatch):
+    clock = iter([0.0, 100.0, 200.0, 201.0, 300.0, 305.0, 400.0, 402.0])
+    monkeypatch.setattr(scale.time, "perf_counter", lambda: next(clock))
+    rounds = []
+    assert scale._median_seconds(lambda: rounds.append(None), 3) == 2.0 and len(rounds) == 4
+
+
 def test_what_no_memory_is_there_for_is_left_out(run, monkeypatch):
     refusals = [BrokenProcessPool("killed"), torch.OutOfMemoryError("CUDA out of memory"),
                 RuntimeError("DefaultCPUAllocator: can't allocate memory")]
