@@ -112,9 +112,9 @@ def runs_text(facts: Facts, groups: Sequence[Group]) -> str:
                          for name in CONDITION_FILES])
         said.append(f"Over {len(first.runs)} seeds ({listed([str(s) for s in first.seeds])}) the "
                     f"configuration of this run reaches a mean micro accuracy of {scores}.")
-    told = [(code(group.name) + (" (drawn with guidance by that evaluator)" if group.guided
-                                 else ""), gain)
-            for group in others if (gain := group.gain(first))]
+    gains = [(code(group.name) + (" (drawn with guidance by that evaluator)" if group.guided
+                                  else ""), group.gain(first)) for group in others]
+    told = [(name, gain) for name, gain in gains if gain]
     for names, found in (
             ([name for name, (mean, half) in told if mean > half],
              "more objects are found than in {}, both files taken together"),
@@ -127,7 +127,7 @@ def runs_text(facts: Facts, groups: Sequence[Group]) -> str:
     if told:
         said.append("That is said of these trainings, over label sets; of rows that do not differ "
                     "one in twenty would still seem to.")
-    if untold := [code(group.name) for group in others if not group.gain(first)]:
+    if untold := [name for name, gain in gains if not gain]:
         said.append(f"With {code(first.name)}, {listed(untold)} "
                     f"{'have' if len(untold) > 1 else 'has'} no seed in common.")
     return " ".join(said) + "\n"

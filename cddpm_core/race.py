@@ -35,7 +35,7 @@ from cddpm_core.trainer import Trainer
 __all__ = ["in_its_own_process", "peak_mib", "run_race", "train_for"]
 
 PEER = "denoising_diffusion_pytorch"
-DDIM_STEPS = 25  # of the others; in 50 they take over 7 minutes to draw after 3 of training
+DDIM_STEPS = 25  # of the others, which on a CPU would draw for longer than they train in more
 SINGLES = [(name,) for name in OBJECTS for _ in range(2)]  # each object twice
 
 
