@@ -2,6 +2,7 @@ PARAMS ?= params/quick.yaml
 RUN ?=
 DATA ?=
 EVALUATOR ?=
+FORCE ?=
 SEEDS ?= 0 1 2
 KILLS ?= 100
 CASES ?= 2000
@@ -12,7 +13,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 CDDPM := $(VENV)/bin/python -m cddpm_core
 OPTIONS = --params "$(PARAMS)" $(if $(RUN),--run "$(RUN)") $(if $(DATA),--data "$(DATA)") \
-	$(if $(EVALUATOR),--evaluator "$(EVALUATOR)")
+	$(if $(EVALUATOR),--evaluator "$(EVALUATOR)") $(if $(filter-out 0,$(FORCE)),--force)
 RECIPE := params/ablations/recipe.yaml
 INPUTS = $(if $(DATA),-p data "$(DATA)") $(if $(EVALUATOR),-p evaluator "$(EVALUATOR)")
 

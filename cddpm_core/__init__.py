@@ -1,32 +1,40 @@
-"""Conditional DDPM on i-CLEVR: labels -> images -> noise -> network -> samples -> scores.
+"""Conditional DDPM on i-CLEVR.
 
-The names below are imported from their modules when first used, so that a
-command that needs no network does not wait for torch.
+config -> data -> scheduler -> model -> sampling -> training -> evaluation -> runs -> report. The
+names below are imported from their modules when first used, so that a command that needs no
+network does not wait for torch.
 """
 
 from importlib import import_module
 
 _NAMES = {
-    "errors": ("UserError",),
-    "params": ("Params", "resolve"),
-    "presets": ("read_yaml",),
-    "runs": ("Run", "open_run"),
-    "labels": ("COLOURS", "OBJECTS", "SHAPES", "from_multi_hot", "read_conditions",
-               "read_objects", "read_train", "to_multi_hot"),
-    "scenes": ("render_dataset", "sample_scene"),
-    "images": ("load_image",),
-    "data": ("ConditionDataset", "IclevrDataset"),
-    "sources": ("data_source",),
-    "schedule": ("alpha_bar", "draw_timesteps", "make_scheduler", "sampling_scheduler", "snr"),
-    "model": ("ClassConditionedUnet", "load_model", "make_model", "model_for"),
-    "sampling": ("image_seeds", "sample", "sampling_options", "trajectory"),
-    "selection": ("kept_seeds", "sample_candidates", "support"),
-    "evaluator": ("Evaluator", "load_official", "score"),
-    "standin": ("stand_in",),
-    "evaluation": ("draw_and_score", "get_evaluator", "save_images"),
-    "trainer": ("Trainer",),
-    "training": ("load_trained", "train"),
-    "pretrained": ("pretrained_run",),
+    "config.errors": ("UserError",),
+    "config.schema": ("Params", "resolve"),
+    "config.presets": ("read_yaml",),
+    "data.labels": ("COLOURS", "OBJECTS", "SHAPES", "from_multi_hot", "read_conditions",
+                    "to_multi_hot"),
+    "data.images": ("load_image",),
+    "data.dataset": ("ConditionDataset", "IclevrDataset"),
+    "data.source": ("data_source", "load_dataset"),
+    "scheduler.process": ("alpha_bar", "make_scheduler", "snr"),
+    "scheduler.samplers": ("SAMPLERS", "make_sampler"),
+    "model.codec": ("PixelCodec",),
+    "model.network": ("ClassConditionedUnet",),
+    "sampling.denoiser": ("Denoiser",),
+    "sampling.guidance": ("ClassifierGuided", "Guided"),
+    "sampling.layout_prior": ("LayoutPrior",),
+    "sampling.pipeline": ("ClassConditionedPipeline", "load_pipeline", "make_pipeline",
+                          "save_pipeline"),
+    "sampling.sample": ("image_seeds", "sample", "sampling_options"),
+    "sampling.trajectory": ("trajectory",),
+    "training.trainer": ("Trainer",),
+    "training.loop": ("train",),
+    "evaluation.evaluator": ("Evaluator", "load_official"),
+    "evaluation.score": ("score",),
+    "evaluation.evaluate": ("get_evaluator", "sample_and_score"),
+    "runs.run": ("Run",),
+    "runs.session": ("open_session",),
+    "runs.pretrained": ("pretrained_run",),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 

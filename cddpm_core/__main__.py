@@ -1,269 +1,238 @@
-"""The command line: ``python -m cddpm_core <command>``."""
+"""The command line: ``python -m cddpm_core <command>``.
+
+What a command needs is imported inside it, so that a mistake is named before torch is loaded.
+"""
 
 from __future__ import annotations
 
-import argparse
+import functools
 import os
 import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import yaml
+import click
 
-from cddpm_core.errors import UserError
-from cddpm_core.params import BEFORE, FIELDS, Params, coerce, resolve
-from cddpm_core.presets import read_yaml
-from cddpm_core.runs import Run, atomic, project_root, unwritable
+from cddpm_core.config.errors import UserError
+from cddpm_core.config.files import project_root, unwritable
+from cddpm_core.config.presets import read_params
+from cddpm_core.config.schema import Params
 
 __all__ = ["main"]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command and return its exit code; a `UserError` is one sentence and 2."""
-    options, more = _parser().parse_known_args(arguments)
-    if more and options.command is not _test:
-        _parser().error(f"unknown arguments: {' '.join(more)}")
-    options.more = more
+    """Run a command and return its exit code; a user's mistake is one sentence and 2."""
     try:
         try:
-            return options.command(options)
+            return commands.main(arguments, "python -m cddpm_core", standalone_mode=False) or 0
+        except click.UsageError as error:
+            path = error.ctx.command_path if error.ctx else "python -m cddpm_core"
+            raise UserError(f"{error.format_message()} See {path} --help.") from None
         except OSError as error:
             raise unwritable(error, error.filename or "outputs") from None
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, click.Abort):
         print("Stopped. The same command goes on from the last checkpoint.", file=sys.stderr)
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m cddpm_core",
-                                     description="Conditional DDPM on i-CLEVR, up to the report.")
-    commands = parser.add_subparsers(required=True, metavar="command")
-
-    def add(name: str, run: Any, about: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=about, description=about)
-        command.set_defaults(command=run)
-        return command
-
-    for command in (add("report", _report, "run all stages, with the experiments of the params "
-                        "file, and write report.html and report.pdf"),
-                    add("stage", _stage, "run one stage and the stages it needs"),
-                    add("train", _train, "train alone; in several processes, start it with "
-                        "accelerate launch -m cddpm_core.train")):
-        if "stage" in command.prog.split():
-            command.add_argument("stage", help="data, train, evaluate, denoise, analyse, "
-                                 "timesteps, sampling, report")
-        command.add_argument("--params", default="params/quick.yaml", metavar="FILE")
-        command.add_argument("--run", default="", help="run name; default: stem of the params file")
-        command.add_argument("--data", default="", metavar="DIR", help="the real i-CLEVR data")
-        command.add_argument("--evaluator", default="", metavar="FILE",
-                             help="the official checkpoint.pth")
-        command.add_argument("-p", dest="changes", nargs=2, action="append", default=[],
-                             metavar=("KEY", "VALUE"), help="change one parameter")
-        if "train" not in command.prog.split():
-            command.add_argument("--force", action="store_true",
-                                 help="run finished stages again")
-    command = add("sweep", _sweep, "train and evaluate several presets, and report the first")
-    command.add_argument("files", nargs="+", metavar="FILE", help="params files, the first one "
-                         "with the report")
-    command.add_argument("--seeds", type=int, nargs="+", default=[], metavar="SEED",
-                         help="seeds of each; default: its own")
-    command.add_argument("-p", dest="changes", nargs=2, action="append", default=[],
-                         metavar=("KEY", "VALUE"), help="change one parameter in all of them")
-    command = add("verify", _verify, "compare a run's files with the hashes of its manifest")
-    command.add_argument("--run", default="quick", help="the run")
-    command = add("submission", _submission, "pack report, code and images of a run into one zip")
-    command.add_argument("--run", default="quick", help="the run")
-    command = add("bench", _bench, "measure speed as ratios, with the network of a trained run")
-    command.add_argument("--run", default="quick", help="the trained run")
-    command.add_argument("--repeats", type=int, default=3, help="turns of each arm")
-    command.add_argument("--minutes", type=float, default=3.0,
-                         help="minutes that each recipe trains for; 0 leaves these out")
-    command = add("pack", _pack, "make a run the one whose weights come with the package")
-    command.add_argument("--run", default="quick", help="the trained run")
-    add("manual", _manual, "write params/README.md from the schema")
-    add("lab", _lab, "open JupyterLab on the notebooks")
-    add("test", _test, "run the tests; further arguments go to pytest")
-    return parser
+CHANGE = click.option("-p", "changes", nargs=2, multiple=True, metavar="KEY VALUE",
+                      help="Change one parameter; may be repeated.")
+FORCE = click.option("--force", is_flag=True, help="Run all stages again and train anew; the "
+                     "earlier training is kept.")
+RUN = click.option("--run", "run_name", default="quick", show_default=True, help="The run.")
 
 
-def _params(options: argparse.Namespace) -> Params:
-    """The params file with the changes of the command line over it."""
-    path = Path(options.params)
-    if not path.exists() and (project_root() / path).exists():
-        path = project_root() / path
-    given = read_yaml(path)
-    if path.name == "params.yaml" and (path.parent / "status.json").exists():
-        given = {**BEFORE, **given}  # what a run wrote: it may be older than some parameters
-    values = {key: coerce(key, value, str(path)) for key, value in given.items()}
-    for key, text in options.changes:
-        values[key] = coerce(key, _value(key, text), "-p")
-    for key in ("data", "evaluator", "reference"):
-        given = getattr(options, key, "") or values.get(key)
-        if given:
-            values[key] = str(Path(given).expanduser().absolute())
-    return resolve({**values, "run": options.run or values.get("run") or path.stem}, str(path))
+def _parameters(command: Callable) -> Callable:
+    """Give a command the options of `read_params`, and its `Params` as first argument."""
+    @click.option("--params", "file", default="params/quick.yaml", show_default=True,
+                  metavar="FILE", help="The params file.")
+    @click.option("--run", default="", help="Run name; default: stem of the params file.")
+    @click.option("--data", default="", metavar="DIR", help="The real i-CLEVR data.")
+    @click.option("--evaluator", default="", metavar="FILE", help="The official checkpoint.pth.")
+    @CHANGE
+    @functools.wraps(command)
+    def wrapped(file: str, changes: Any, run: str, data: str, evaluator: str,
+                **options: Any) -> None:
+        command(read_params(file, changes, run=run, data=data, evaluator=evaluator), **options)
+
+    return wrapped
 
 
-def _value(key: str, text: str) -> Any:
-    """Text as YAML has it, unless the parameter is text: a title may hold a colon or be 'yes'."""
-    if key in FIELDS and FIELDS[key].type == "str":
-        return text
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):
-        return text
+@click.group(no_args_is_help=False)
+def commands() -> None:
+    """Conditional DDPM on i-CLEVR, from the data to the report."""
 
 
-def _report(options: argparse.Namespace) -> int:
-    # Imported here, so that a mistyped parameter is named before torch is loaded.
-    params = _params(options)
-    from cddpm_core.pipeline import run_stages, with_needs
+@commands.command()
+@_parameters
+@FORCE
+def report(params: Params, force: bool) -> None:
+    """Run all stages, with the experiments of the params file, and write the report."""
+    from cddpm_core.report.summary import run_lines
+    from cddpm_core.runs.stages import run_stages, with_needs
 
-    run = run_stages(with_needs("report", params.experiments), params, force=options.force)
+    run = run_stages(with_needs("report", params.experiments), params, force=force)
     pages = _export(run)
-    for line in _results(run.read("metrics.json")):
-        print(line)
-    print(*pages, sep="\n")
-    return 0
+    print(*run_lines(run.read("metrics.json")), *pages, sep="\n")
 
 
-def _export(run: Run) -> list[str]:
+def _export(run: Any) -> list[str]:
     """Write both reports of a run and its manifest, which comes last; return the reports' paths."""
-    from cddpm_core.manifest import write_manifest
-    from cddpm_core.report import export_report
+    from cddpm_core.report.export import export_report
+    from cddpm_core.runs.manifest import write_manifest
 
     pages = export_report(run / "report.ipynb", run)
     write_manifest(run, run.params())
     return [os.path.relpath(page) for page in pages]
 
 
-def _results(metrics: dict[str, Any]) -> list[str]:
-    from cddpm_core.facts import GUIDED
+@commands.command()
+@click.argument("stage")
+@_parameters
+@FORCE
+def stage(params: Params, stage: str, force: bool) -> None:
+    """Run one stage and the stages it needs.
 
-    data, evaluator, sample = metrics["data"], metrics["evaluator"], metrics["sample"]
-    held_out = evaluator.get("heldout_micro")
-    marker = evaluator["kind"] + (f", held-out micro {held_out:.4f}" if held_out else "")
-    guided = GUIDED if sample.get("evaluator_guidance") else ""
-    lines = [f"data: {data['kind']}, {data['images']} images", f"evaluator: {marker}{guided}"]
-    lines += [f"{name}: micro {metrics[name]['micro']:.4f}, macro {metrics[name]['macro']:.4f}"
-              for name in ("test", "new_test")]
-    return [*lines,
-            f"train: {metrics['train']['seconds'] / 60:.1f} minutes, "
-            f"{metrics['train']['images_per_second']:.1f} images/s",
-            f"sample: {sample['num_inference_steps']} steps, "
-            f"{sample['images_per_second']:.2f} images/s",
-            f"total: {metrics['total_seconds'] / 60:.1f} minutes"]
+    The stages are data, train, evaluate, denoise, analyse, timesteps, sampling and report.
+    """
+    from cddpm_core.runs.stages import run_stages, with_needs
 
-
-def _stage(options: argparse.Namespace) -> int:
-    params = _params(options)
-    from cddpm_core.pipeline import run_stages, with_needs
-
-    names = with_needs(options.stage, params.experiments)
-    run = run_stages(names, params, force=options.force)
-    if options.stage == "report":
+    run = run_stages(with_needs(stage, params.experiments), params, force=force)
+    if stage == "report":
         _export(run)
-    print(os.path.relpath(run / f"{options.stage}.ipynb"))
-    return 0
+    print(os.path.relpath(run / f"{stage}.ipynb"))
 
 
-def _train(options: argparse.Namespace) -> int:
-    params = _params(options)
-    from cddpm_core.train import train_run
+@commands.command()
+@_parameters
+def train(params: Params) -> None:
+    """Train only. For several processes: accelerate launch -m cddpm_core train."""
+    from cddpm_core.runs.train import train_run
 
     train_run(params)
-    return 0
 
 
-def _sweep(options: argparse.Namespace) -> int:
-    presets = []
-    for file in options.files:
-        one = argparse.Namespace(params=file, run="", changes=options.changes)
-        presets.append(_params(one))
-    from cddpm_core.sweep import run_sweep
+class _ManySeeds(click.Command):
+    """A command whose option --seeds takes all the numbers that follow it."""
 
-    print(*_export(run_sweep(presets, options.seeds)), sep="\n")
-    return 0
-
-
-def _bench(options: argparse.Namespace) -> int:
-    if options.repeats < 1:
-        raise UserError(f"repeats: expected at least 1, found {options.repeats}")
-    if not 0 <= options.minutes < 1e6:
-        raise UserError(f"minutes: expected 0 or more, found {options.minutes}")
-    from cddpm_core.bench import run_bench
-
-    out = Run("bench")
-    results = run_bench(Run(options.run), out, repeats=options.repeats, minutes=options.minutes)
-    for name, found in results.items():
-        if isinstance(found, dict) and "arms" in found:
-            print(f"{name}, {found['minutes']:g} minutes each: " + ", ".join(
-                f"{arm} {part['micro']:.3f}" for arm, part in found["arms"].items()))
-        if isinstance(found, dict) and "ratio" in found:
-            ratio = found["ratio"]
-            print(f"{name}: {ratio['median']:.1f}x ({ratio['least']:.1f} to "
-                  f"{ratio['greatest']:.1f}); {found['what']}")
-    print(os.path.relpath(out / "bench.json"))
-    return 0
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        found: list[str] = []
+        for word in args:
+            if word.isdigit() and found[-2:-1] == ["--seeds"]:
+                found.append("--seeds")
+            found.append(word)
+        return super().parse_args(ctx, found)
 
 
-def _verify(options: argparse.Namespace) -> int:
-    from cddpm_core.manifest import verify
+@commands.command(cls=_ManySeeds)
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("--seeds", type=int, multiple=True, metavar="SEED...",
+              help="Seeds of each; default: its own.")
+@CHANGE
+def sweep(files: Sequence[str], seeds: Sequence[int], changes: Any) -> None:
+    """Train and evaluate several params files, and report the first compared with the others."""
+    presets = [read_params(file, changes) for file in files]
+    from cddpm_core.runs.sweep import run_sweep
 
-    run = Run(options.run)
+    print(*_export(run_sweep(presets, seeds)), sep="\n")
+
+
+@commands.command()
+@RUN
+def verify(run_name: str) -> None:
+    """Compare a run's files with the hashes of its manifest."""
+    from cddpm_core.runs.manifest import verify
+    from cddpm_core.runs.run import Run
+
+    run = Run(run_name)
     faults = verify(run)
-    for fault in faults:
-        print(fault)
     if faults:
+        print(*faults, sep="\n")
         raise UserError(f"{run.folder}: {len(faults)} files are not as manifest.json says")
     print(f"{os.path.relpath(run.folder)}: every file is as manifest.json says")
-    return 0
 
 
-def _pack(options: argparse.Namespace) -> int:
-    from cddpm_core.pretrained import pack
+@commands.command()
+@RUN
+def submission(run_name: str) -> None:
+    """Pack report, code and images of a run into one zip."""
+    from cddpm_core.runs.run import Run
+    from cddpm_core.runs.submission import write_submission
 
-    packed = pack(Run(options.run))
-    found = packed.read("metrics.json")
-    print(", ".join(f"{name}: micro {found[name]['micro']:.4f}" for name in ("test", "new_test")))
-    print(os.path.relpath(packed.folder))
-    return 0
-
-
-def _manual(options: argparse.Namespace) -> int:
-    from cddpm_core.manual import manual
-
-    folder = project_root() / "params"
-    with atomic(folder / "README.md") as temporary:
-        temporary.write_text(manual(folder), encoding="utf-8")
-    print(os.path.relpath(folder / "README.md"))
-    return 0
+    print(os.path.relpath(write_submission(Run(run_name))))
 
 
-def _submission(options: argparse.Namespace) -> int:
-    from cddpm_core.submission import write_submission
+@commands.command()
+@RUN
+@click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True,
+              help="Repetitions of each variant.")
+@click.option("--minutes", type=float, default=3.0, show_default=True,
+              help="Minutes of training per recipe; 0: no recipes.")
+def bench(run_name: str, repeats: int, minutes: float) -> None:
+    """Measure speed as ratios, with the network of a trained run."""
+    if not 0 <= minutes < 1e6:
+        raise UserError(f"minutes: expected 0 or more, found {minutes}")
+    from cddpm_core.bench.run import run_bench
+    from cddpm_core.report.summary import bench_lines
+    from cddpm_core.runs.run import Run
 
-    print(os.path.relpath(write_submission(Run(options.run))))
-    return 0
+    out = Run("bench")
+    results = run_bench(Run(run_name), out, repeats=repeats, minutes=minutes)
+    print(*bench_lines(results), os.path.relpath(out / "bench.json"), sep="\n")
 
 
-def _lab(options: argparse.Namespace) -> int:
-    # In a container one is root, whom Jupyter turns away unless told.
+@commands.command()
+@RUN
+def pack(run_name: str) -> None:
+    """Make a trained run the one whose weights come with the package."""
+    from cddpm_core.report.summary import accuracy_lines
+    from cddpm_core.runs.pretrained import pack
+    from cddpm_core.runs.run import Run
+
+    packed = pack(Run(run_name))
+    print(*accuracy_lines(packed.read("metrics.json")), os.path.relpath(packed.folder), sep="\n")
+
+
+@commands.command()
+def manual() -> None:
+    """Write params/README.md and the parameters cells of the notebooks from the schema."""
+    from cddpm_core.config.manual import write_manual
+
+    changed = [os.path.relpath(path) for path in write_manual(project_root())]
+    print(*changed or ["nothing has changed"], sep="\n")
+
+
+@commands.command()
+def results() -> None:
+    """Write outputs/README.md, the results of all runs."""
+    from cddpm_core.report.results import write_results
+
+    print(os.path.relpath(write_results()))
+
+
+@commands.command()
+def lab() -> int:
+    """Open JupyterLab on the notebooks."""
+    # Jupyter refuses to run as root, the usual user of a container, without this option.
     root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
     return subprocess.call([sys.executable, "-m", "jupyter", "lab", *root],
                            cwd=project_root() / "notebooks")
 
 
-def _test(options: argparse.Namespace) -> int:
-    # Many tests wait for a kernel to start; files are spread over processes, a core each, in the
-    # order that tests/conftest.py gives them.
+@commands.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("more", nargs=-1, type=click.UNPROCESSED, metavar="[PYTEST ARGUMENTS]...")
+def test(more: Sequence[str]) -> int:
+    """Run the tests; all further arguments go to pytest."""
+    # Many tests wait for a kernel to start, so files are spread over processes, one per core, in
+    # the order that tests/conftest.py gives them.
     workers = str(min(4, os.cpu_count() or 1))
     return subprocess.call([sys.executable, "-m", "pytest", "-n", workers, "--dist", "loadfile",
-                            "--no-loadscope-reorder", *options.more], cwd=project_root())
+                            "--no-loadscope-reorder", *more], cwd=project_root())
 
 
 if __name__ == "__main__":

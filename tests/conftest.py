@@ -1,4 +1,8 @@
-"""What tests share: a tiny rendered data set, small parameters, and the lab's files if at hand."""
+"""What tests share: a tiny rendered data set, small parameters, and the lab's files if at hand.
+
+Each room of the package has a folder of tests with one file for each of its modules. Fixtures of
+the scope "session" are shared by all tests of a process and must not be changed.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +17,10 @@ import pytest
 import torch
 from hypothesis import settings
 from PIL import Image
-from playwright.sync_api import sync_playwright
 
-from cddpm_core import trainer
-from cddpm_core.data import IclevrDataset
-from cddpm_core.labels import OBJECTS
-from cddpm_core.params import Params
-from cddpm_core.runs import Run
-from cddpm_core.scenes import render_dataset
-from cddpm_core.schedule import target
+from cddpm_core.config.schema import Params
+from cddpm_core.data.dataset import IclevrDataset
+from cddpm_core.data.labels import OBJECTS
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -29,22 +28,26 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
 # No test fails for the time it takes: the machine may be busy with something else.
 settings.register_profile("any time", deadline=None)
 settings.load_profile("any time")
-ROOT = Path(__file__).resolve().parents[1]
+TESTS = Path(__file__).resolve().parent
+ROOT = TESTS.parent
 SHARED = ROOT.parent / "shared"
 LABELS = {
     "CLEVR_train_000000_0.png": ["red cube"],
     "CLEVR_train_000000_1.png": ["red cube", "cyan sphere"],
     "CLEVR_train_000000_2.png": ["red cube", "cyan sphere", "gray cylinder"],
 }
-
-
-# The longest first, so that no process is left alone with one of them in the end.
-LONG = ["pipeline", "sweep", "report", "torture", "train", "bench", "race", "training", "devices"]
+# Files and rooms, the longest first, so that no process is left alone with one of them in the end.
+LONG = ["runs/test_stages", "runs/test_sweep", "report/test_export", "test_torture",
+        "runs/test_train", "bench", "runs", "training", "report"]
 
 
 def pytest_collection_modifyitems(items):
-    place = {f"test_{name}": i for i, name in enumerate(LONG)}
-    items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
+    def rank(item):
+        name = item.path.relative_to(TESTS).with_suffix("").as_posix()
+        return next((i for i, long in enumerate(LONG) if f"{name}/".startswith(f"{long}/")),
+                    len(LONG))
+
+    items.sort(key=rank)
 
 
 def picture(seed: int = 0, size: tuple[int, int] = (320, 240)) -> Image.Image:
@@ -54,7 +57,10 @@ def picture(seed: int = 0, size: tuple[int, int] = (320, 240)) -> Image.Image:
 
 
 def awake(model):
-    """Return the model with small weights where a new U-ViT has zeros and so says nothing."""
+    """Return a network or pipeline with small weights where a new U-ViT has zeros.
+
+    With these zeros its output is zero, whatever the input.
+    """
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for weight in model.unet.parameters():
@@ -85,6 +91,8 @@ def lab() -> Path:
 @pytest.fixture(scope="session")
 def rendered(tmp_path_factory) -> Path:
     """A data folder of 12 rendered scenes, 36 images, in the lab's layout."""
+    from cddpm_core.scenes.dataset import render_dataset  # numba loads slowly
+
     folder = tmp_path_factory.mktemp("data") / "rendered"
     render_dataset(folder, num_scenes=12, seed=5, progress=False)
     return folder
@@ -92,6 +100,7 @@ def rendered(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def dataset(rendered) -> IclevrDataset:
+    """The images of `rendered`."""
     return IclevrDataset(rendered)
 
 
@@ -106,7 +115,7 @@ def folder(tmp_path):
     return tmp_path / "set"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny() -> Params:
     """Parameters of a network that trains in a second."""
     return Params(class_emb_size=32, blocks=[0, 1], channels=[1, 2], attention_head_dim=8,
@@ -115,8 +124,24 @@ def tiny() -> Params:
                   mixed_precision="no", device="cpu")
 
 
+@pytest.fixture(scope="session")
+def tiny_pipeline(tiny, dataset):
+    """An untrained pipeline of `tiny` on `dataset` whose images depend on label and positions."""
+    from cddpm_core.sampling.pipeline import make_pipeline
+
+    pipeline = awake(make_pipeline(tiny, dataset))
+    with torch.no_grad():
+        pipeline.unet.class_embedding.weight.mul_(20)
+        pipeline.unet.object_embeddings.mul_(10)
+    pipeline.unet.eval()
+    return pipeline
+
+
 @pytest.fixture
-def run(tmp_path) -> Run:
+def run(tmp_path):
+    """A run without files in an outputs folder of its own."""
+    from cddpm_core.runs.run import Run
+
     return Run("tiny", outputs=tmp_path)
 
 
@@ -128,8 +153,10 @@ def images() -> torch.Tensor:
 
 @pytest.fixture
 def poison(monkeypatch):
-    """Steps, counted from 0, whose loss is made NaN."""
-    bad, seen = set(), []
+    """Training steps, counted from 0, whose loss is made NaN."""
+    from cddpm_core.training import trainer
+
+    bad, seen, target = set(), [], trainer.target
 
     def wanted(*args):
         seen.append(None)
@@ -142,6 +169,8 @@ def poison(monkeypatch):
 @pytest.fixture(scope="session")
 def chromium():
     """A headless browser."""
+    from playwright.sync_api import sync_playwright
+
     path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
     if path is None:
         pytest.skip("no Chromium here, Debian's package 'chromium' brings one")
@@ -151,3 +180,6 @@ def chromium():
             "--disable-component-update", "--disable-sync"])
         yield browser
         browser.close()
+
+
+# The finished run that many tests of runs, report and the command line read: fixture `smoke`.

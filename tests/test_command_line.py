@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -5,17 +6,22 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cddpm_core.__main__ import _params, _parser, main
-from cddpm_core.evaluator import build_resnet18
-from cddpm_core.params import Params
-from cddpm_core.pipeline import STAGES, with_needs
-from cddpm_core.presets import to_yaml
-from cddpm_core.runs import OUTPUTS, Run
+from cddpm_core import __main__ as command_line
+from cddpm_core.__main__ import main
+from cddpm_core.config.files import project_root
+from cddpm_core.config.presets import to_yaml
+from cddpm_core.config.schema import Params
+from cddpm_core.evaluation.evaluator import build_resnet18
+from cddpm_core.runs import stages, sweep
+from cddpm_core.runs import train as training
+from cddpm_core.runs.run import OUTPUTS, Run
+from cddpm_core.runs.stages import STAGES, with_needs
+
+ROOT = project_root()
 
 
 @pytest.fixture(autouse=True)
@@ -24,8 +30,19 @@ def outputs(tmp_path, monkeypatch):
     return tmp_path / "outputs"
 
 
+@pytest.fixture
+def read(monkeypatch):
+    """Return the parameters with which a command would train."""
+    def of(*arguments) -> Params:
+        found = []
+        monkeypatch.setattr(training, "train_run", found.append)
+        assert main(["train", *map(str, arguments)]) == 0
+        return found[0]
+    return of
+
+
 def refused(capsys, *arguments) -> str:
-    """The one sentence with which a command ends that is refused before any work."""
+    """Return the one sentence of a command that is refused before any work."""
     assert main(list(map(str, arguments))) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("Error: ") and err.count("\n") == 1, err
@@ -49,6 +66,7 @@ def lab(folder, content='{"a.png": ["red cube"]}'):
     (["sampler", "dmp"], "-p: sampler: found 'dmp'"),
     (["blocks", "3"], "-p: blocks: expected a list of int, found 3"),
     (["channels", "[1, 2, 3]"], "blocks and channels: expected two lists of the same length"),
+    (["title", "a", "-p", "epoch", "2"], "-p: unknown parameter 'epoch'"),
     (["class_emb_size", "24"], "attention_head_dim: expected a divisor of"),
     (["image_size", "60"], "image_size: expected a multiple of"),
 ])
@@ -79,10 +97,9 @@ def test_missing_params_file_is_refused(capsys, tmp_path):
     assert "not readable as YAML" in refused(capsys, "report", "--params", tmp_path)
 
 
-def test_params_are_found_from_any_working_directory(tmp_path, monkeypatch):
+def test_params_are_found_from_any_working_directory(tmp_path, monkeypatch, read):
     monkeypatch.chdir(tmp_path)
-    options = _parser().parse_args(["report", "--params", "params/quick.yaml"])
-    assert _params(options).replace(run="") == Params()
+    assert read("--params", "params/quick.yaml") == Params(run="quick") == read()
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", ".hidden", "cache"])
@@ -141,23 +158,7 @@ def test_a_damaged_checkpoint_is_refused_before_any_work(capsys, outputs):
     assert {path.name for path in run.folder.iterdir()} <= {"checkpoint.pt", ".lock"}
 
 
-def read(*arguments) -> Params:
-    return _params(_parser().parse_args(["report", *map(str, arguments)]))
-
-
-def test_the_params_of_an_older_run_are_read_as_it_was_made(tmp_path):
-    run = Run("old", outputs=tmp_path)
-    run.folder.mkdir()
-    (run / "params.yaml").write_text("epochs: 7\n")
-    assert read("--params", run / "params.yaml").layout  # a file that somebody has written
-    with run.stage("data"):
-        pass
-    found = read("--params", run / "params.yaml")
-    assert (found.epochs, found.layout, found.layout_choices) == (7, False, 1)
-    assert found == run.params().replace(run="params")
-
-
-def test_values_of_the_command_line_go_over_those_of_the_file(tmp_path):
+def test_values_of_the_command_line_go_over_those_of_the_file(tmp_path, read):
     path = tmp_path / "mine.yaml"
     path.write_text("epochs: 9\nlearning_rate: 1e-5\n")
     found = read("--params", path, "-p", "epochs", "3", "-p", "channels", "[1, 2]",
@@ -167,24 +168,25 @@ def test_values_of_the_command_line_go_over_those_of_the_file(tmp_path):
     assert read("--params", path, "--run", "other").run == "other"
 
 
-@given(st.text(st.characters(exclude_categories=["Cs"])).filter(lambda t: not t.startswith("-")))
+@given(st.text(st.characters(exclude_categories=["Cs"])))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
-def test_a_title_is_taken_as_it_is_typed(text):
+def test_a_title_is_taken_as_it_is_typed(read, text):
     assert read("-p", "title", text).title == text
 
 
-@pytest.mark.parametrize("title", ["yes", "Run: two", "[a", "007", "null", "1e5"])
-def test_a_title_that_yaml_would_read_otherwise(title):
+@pytest.mark.parametrize("title", ["yes", "Run: two", "[a", "007", "null", "1e5", "--force"])
+def test_a_title_that_yaml_or_the_command_line_would_read_otherwise(read, title):
     assert read("-p", "title", title).title == title
 
 
-def test_paths_are_taken_from_the_folder_where_they_were_typed(tmp_path, monkeypatch):
+def test_paths_are_taken_from_the_folder_where_they_were_typed(tmp_path, monkeypatch, read):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "mine.yaml").write_text(to_yaml(Params(data="set", evaluator="~/a.pth")))
     found = read("--params", "mine.yaml")
     assert (found.data, found.evaluator) == (str(tmp_path / "set"), str(tmp_path / "home/a.pth"))
     assert read("-p", "data", "other").data == str(tmp_path / "other")
+    assert read("-p", "reference", "images").reference == str(tmp_path / "images")
     assert read("--params", "mine.yaml", "--data", "third").data == str(tmp_path / "third")
     assert read().data == ""
 
@@ -197,12 +199,21 @@ def test_a_stage_comes_after_all_it_needs(stage):
         assert all(order.index(need) < order.index(name) for need in STAGES[name])
 
 
-@pytest.mark.parametrize("arguments", [[], ["reprot"], ["report", "--nonsense"], ["stage"],
-                                       ["report", "-p", "epochs"]])
-def test_commands_that_are_not_understood_show_the_usage(capsys, arguments):
-    with pytest.raises(SystemExit) as end:
-        main(arguments)
-    assert end.value.code == 2 and "usage:" in capsys.readouterr().err
+@pytest.mark.parametrize(("arguments", "words"), [
+    ([], "Missing command"),
+    (["reprot"], "No such command 'reprot'. Did you mean 'report'?"),
+    (["report", "--parms", "a"], "No such option '--parms'. Did you mean '--params'?"),
+    (["stage"], "Missing argument 'STAGE'"),
+    (["stage", "train", "more"], "unexpected extra argument"),
+    (["report", "-p", "epochs"], "Option '-p' requires 2 arguments"),
+    (["sweep"], "Missing argument 'FILE...'"),
+    (["sweep", "a.yaml", "--seeds", "x"], "'x' is not a valid integer"),
+    (["bench", "--repeats", "0"], "Invalid value for '--repeats'"),
+    (["bench", "--minutes", "x"], "'x' is not a valid float"),
+])
+def test_commands_that_are_not_understood(capsys, arguments, words):
+    found = refused(capsys, *arguments)
+    assert words in found and "--help." in found
 
 
 def test_a_mistake_ends_the_program_with_two_and_one_sentence(tmp_path):
@@ -214,35 +225,83 @@ def test_a_mistake_ends_the_program_with_two_and_one_sentence(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_help_names_the_commands():
-    done = subprocess.run([sys.executable, "-m", "cddpm_core", "--help"], cwd=ROOT,
-                          capture_output=True, text=True)
-    assert done.returncode == 0
-    assert all(word in done.stdout for word in ("report", "stage", "lab", "test"))
+def test_help_names_the_commands(capsys):
+    assert main(["--help"]) == 0
+    found = capsys.readouterr().out
+    assert all(f"\n  {word} " in found for word in (
+        "report", "stage", "train", "sweep", "verify", "submission", "bench", "pack", "manual",
+        "lab", "test", "results"))
+
+
+@pytest.mark.parametrize("arguments", [["a.yaml", "b.yaml", "--seeds", "0", "1", "2"],
+                                       ["--seeds", "0", "1", "2", "a.yaml", "b.yaml"],
+                                       ["a.yaml", "--seeds", "0", "--seeds", "1", "2", "b.yaml"]])
+def test_sweep_takes_files_and_seeds(monkeypatch, tmp_path, arguments):
+    monkeypatch.chdir(tmp_path)
+    for name, epochs in (("a.yaml", 3), ("b.yaml", 4)):
+        (tmp_path / name).write_text(f"epochs: {epochs}")
+    found = []
+    monkeypatch.setattr(sweep, "run_sweep", lambda *given: found.append(given))
+    monkeypatch.setattr(command_line, "_export", lambda run: ["report.html"])
+    assert main(["sweep", *arguments, "-p", "batch_size", "16"]) == 0
+    (presets, seeds), = found
+    assert presets == [Params(run="a", epochs=3, batch_size=16),
+                       Params(run="b", epochs=4, batch_size=16)]
+    assert tuple(seeds) == (0, 1, 2)
+
+
+def test_stage_runs_what_it_needs_with_force(capsys, monkeypatch, outputs):
+    found = {}
+    monkeypatch.setattr(stages, "run_stages", lambda names, params, force: found.update(
+        names=names, params=params, force=force) or Run(params.run))
+    assert main(["stage", "train", "--force", "--run", "mine"]) == 0
+    assert found == {"names": ["data", "train"], "params": Params(run="mine"), "force": True}
+    assert capsys.readouterr().out.strip().endswith("train.ipynb")
+
+
+def test_ctrl_c_says_how_to_go_on(capsys, monkeypatch):
+    def interrupted(params):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "train_run", interrupted)
+    assert main(["train"]) == 130
+    assert "goes on from the last checkpoint" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_sentence(capsys, monkeypatch):
+    def full(params):
+        raise OSError(errno.ENOSPC, "No space left on device", "/disk/a")
+
+    monkeypatch.setattr(training, "train_run", full)
+    assert "/disk/a: cannot be written (No space left" in refused(capsys, "train")
+
+
+def test_further_arguments_of_test_go_to_pytest(monkeypatch):
+    seen = []
+    monkeypatch.setattr(subprocess, "call", lambda command, cwd: seen.append((command, cwd)) or 5)
+    assert main(["test", "-n0", "-s", "-k", "a or b", "--help", "tests/test_a.py"]) == 5
+    command, folder = seen[0]
+    assert command[-6:] == ["-n0", "-s", "-k", "a or b", "--help", "tests/test_a.py"]
+    assert command[1:3] == ["-m", "pytest"] and folder == ROOT
 
 
 def test_bench_prints_each_ratio_and_where_they_are(capsys, outputs, monkeypatch):
-    from cddpm_core import bench
+    from cddpm_core.bench import run as bench
 
-    part = {"ratio": {"median": 2.25, "least": 2.0, "greatest": 3.0}, "what": "this against that"}
+    part = {"ratio": {"median": 2.25, "min": 2.0, "max": 3.0}, "what": "this against that"}
     monkeypatch.setattr(bench, "run_bench", lambda run, out, repeats, minutes: {
         "training_vs_plain_loop": part, "repeats": repeats, "made_with": {"torch": "2"}})
     assert main(["bench", "--run", "mine", "--repeats", "2"]) == 0
     printed = capsys.readouterr().out
     assert "training_vs_plain_loop: 2.2x (2.0 to 3.0); this against that" in printed
     assert "bench.json" in printed
-    assert "expected at least 1, found 0" in refused(capsys, "bench", "--repeats", "0")
+    assert "minutes: expected 0 or more, found nan" in refused(capsys, "bench", "--minutes", "nan")
 
 
 def test_reference_is_checked_before_any_work(capsys, outputs):
     words = refused(capsys, "report", "-p", "reference", "/no/such/frames")
     assert "reference: /no/such/frames is not a folder" in words
     assert not outputs.exists()
-
-
-def test_reference_is_found_from_where_the_command_was_typed(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert read("-p", "reference", "frames").reference == str(tmp_path / "frames")
 
 
 @pytest.mark.parametrize(("user", "more"), [(0, ["--allow-root"]), (1000, [])])

@@ -24,15 +24,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cddpm_core.errors import UserError
-from cddpm_core.evaluator import build_resnet18, load_official
-from cddpm_core.images import load_image
-from cddpm_core.labels import OBJECTS, read_conditions, read_objects, read_train
-from cddpm_core.model import load_model, make_model
-from cddpm_core.params import FIELDS, Params, resolve
-from cddpm_core.presets import read_yaml
-from cddpm_core.runs import Run
-from cddpm_core.trainer import Trainer
+from cddpm_core.config.errors import UserError
+from cddpm_core.evaluation.evaluator import build_resnet18, load_official
+from cddpm_core.data.images import load_image
+from cddpm_core.data.labels import OBJECTS, read_conditions, read_objects, read_train
+from cddpm_core.model.network import load_model, make_model
+from cddpm_core.config.schema import FIELDS, Params, resolve
+from cddpm_core.config.presets import read_yaml
+from cddpm_core.runs.run import Run
+from cddpm_core.training.trainer import Trainer
 
 CASES = int(os.environ.get("CDDPM_CASES", "0"))
 

@@ -11,11 +11,11 @@ import urllib.request
 import pytest
 from conftest import ROOT
 
-from cddpm_core import evaluation, standin
-from cddpm_core.data import IclevrDataset
-from cddpm_core.runs import Run
-from cddpm_core.sources import data_source
-from cddpm_core.training import train
+from cddpm_core.evaluation import evaluate as evaluation, stand_in as standin
+from cddpm_core.data.dataset import IclevrDataset
+from cddpm_core.runs.run import Run
+from cddpm_core.data.source import data_source
+from cddpm_core.training.loop import train
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import papermill
 import pytest
 from conftest import ROOT
 
-from cddpm_core.params import FIELDS, Params
-from cddpm_core.pipeline import STAGES
+from cddpm_core.config.schema import FIELDS, Params
+from cddpm_core.runs.stages import STAGES
 
 NOTEBOOKS = ROOT / "notebooks"
 NAMES = [*STAGES, "explore"]

@@ -1,0 +1,1 @@
+"""Parameters, errors, files and devices: what every other room uses."""

@@ -1,0 +1,122 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from cddpm_core.config.errors import UserError, shown
+
+__all__ = ["SCHEMA", "atomic", "check_schema", "project_root", "read_json", "remove_leftovers",
+           "sha256_of", "unwritable", "write_json"]
+
+SCHEMA = 1  # of the files of a run
+MAX_JSON = 50_000_000  # bytes of a JSON file of an unknown source
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
+
+
+def project_root() -> Path:
+    """Return the folder that holds ``notebooks/`` and ``params/``: the checkout, else the
+    nearest such folder at or above the working directory, else that directory itself."""
+    here = Path.cwd()
+    for folder in (Path(__file__).resolve().parents[2], here, *here.parents):
+        if (folder / "notebooks").is_dir() and (folder / "params").is_dir():
+            return folder
+    return here
+
+
+@contextlib.contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success it is renamed to ``path``.
+
+    If a folder has been made there, each of its files is renamed into ``path``.
+    Raises `UserError` if the disk is full or may not be written to.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        if temporary.is_dir():
+            for file in sorted(f for f in temporary.rglob("*") if f.is_file()):
+                target = path / file.relative_to(temporary)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(file, target)
+        else:
+            os.replace(temporary, path)
+    except OSError as error:
+        raise unwritable(error, path) from None
+    finally:
+        _remove(temporary)
+
+
+def unwritable(error: OSError, path: str | Path) -> UserError | OSError:
+    """Return a `UserError` for an error that the user can mend, a full disk say, else the error."""
+    if error.errno not in UNWRITABLE:
+        return error
+    return UserError(f"{path}: cannot be written ({error.strerror}); free the disk or change its "
+                     "permissions, and give the same command again")
+
+
+def check_schema(found: Mapping[str, Any], path: Path) -> None:
+    """Raise `UserError` if a file was written by a later version of this package."""
+    schema = found.get("schema", SCHEMA)
+    if not isinstance(schema, int) or schema != SCHEMA:
+        raise UserError(f"{path}: expected schema {SCHEMA}, found {shown(schema)}; it was "
+                        "written by another version of this package")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of processes that were killed."""
+    for path in [*folder.rglob(".*.tmp"), *folder.glob(".*.running.ipynb")]:
+        pid = re.fullmatch(r"\..+\.(\d+)\.tmp", path.name)
+        if not psutil.pid_exists(int(pid[1])) if pid else path.suffix == ".ipynb":
+            _remove(path)
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write ``content`` as indented JSON, atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n",
+                             encoding="utf-8")
+
+
+def sha256_of(path: str | Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_json(path: str | Path) -> Any:
+    """Return the content of a JSON file; `UserError` if it is missing or malformed."""
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_JSON:
+            raise UserError(f"{path}: expected at most {MAX_JSON:,} bytes, "
+                            f"found {path.stat().st_size:,}")
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path}: malformed JSON at line {error.lineno}, column {error.colno}: {error.msg}"
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error})") from None

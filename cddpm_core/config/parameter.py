@@ -1,0 +1,101 @@
+"""One parameter: what the schema says about it, its conversion, and the sentence of an error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from cddpm_core.config.errors import did_you_mean, shown
+
+__all__ = ["Parameter", "about", "convert", "sentence"]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """What the schema says about a parameter; choices and bounds of a list are its items'."""
+
+    name: str
+    help: str
+    chapter: str
+    affects: str
+    default: Any
+    type: str
+    choices: tuple[str, ...] = ()
+    low: float | None = None
+    high: float | None = None
+    only_with: tuple[str, tuple] | None = None
+
+
+def about(name: str, info: FieldInfo) -> Parameter:
+    """Return the `Parameter` of a pydantic field."""
+    kind, bounds = info.annotation, list(info.metadata)
+    item = get_args(kind)[0] if get_origin(kind) is list else kind
+    if get_origin(item) is Annotated:
+        item, field = get_args(item)
+        bounds += field.metadata
+    return Parameter(
+        name=name, help=info.description, default=info.get_default(call_default_factory=True),
+        type=type_text(kind), choices=get_args(item) if get_origin(item) is Literal else (),
+        low=next((b.ge for b in bounds if hasattr(b, "ge")), None),
+        high=next((b.le for b in bounds if hasattr(b, "le")), None), **info.json_schema_extra)
+
+
+def type_text(kind: Any) -> str:
+    """Return a field's type as a notebook writes it: ``int`` or ``list[str]``, say."""
+    if get_origin(kind) is list:
+        return f"list[{type_text(get_args(kind)[0])}]"
+    if get_origin(kind) is Annotated:
+        return type_text(get_args(kind)[0])
+    return "str" if get_origin(kind) is Literal else kind.__name__
+
+
+def convert(value: Any, kind: Any) -> Any:
+    """Return ``value`` as the type ``kind``, where YAML or a command line wrote another one.
+
+    Text that is a number becomes one, whole floats become integers, nothing becomes empty text.
+    A boolean is never a number. Raises `ValueError` with what was expected.
+    """
+    wanted = type_text(kind)
+    if get_origin(kind) is list:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"expected a list of {wanted[5:-1]}, found {shown(value)}")
+        return [convert(item, get_args(kind)[0]) for item in value]
+    if value is False and "no" in get_args(kind):
+        return "no"  # what YAML 1.1 makes of an unquoted no
+    plain = isinstance(value, str | int | float) and not isinstance(value, bool)
+    try:
+        if wanted == "bool" and str(value).lower() in ("true", "false"):
+            return str(value).lower() == "true"
+        if wanted == "int" and plain and float(value) == int(float(value)):
+            return value if isinstance(value, int) else int(float(value))
+        if wanted == "float" and plain and math.isfinite(float(value)):
+            return float(value)
+        if wanted == "str" and value is None:
+            return ""
+        if wanted == "str" and plain:
+            return str(value)
+    except (ValueError, OverflowError):
+        pass
+    raise ValueError(f"expected {wanted}, found {shown(value)}")
+
+
+def sentence(error: ValidationError, fields: Mapping[str, Parameter]) -> str:
+    """Return the first fault that pydantic found as one sentence."""
+    fault = error.errors(include_url=False)[0]
+    key, found, limits = fault["loc"][0], shown(fault["input"]), fault.get("ctx", {})
+    if fault["type"] == "extra_forbidden":
+        return f"unknown parameter {shown(key)}{did_you_mean(key, fields)}"
+    if fault["type"] == "literal_error":
+        choices = fields[key].choices
+        return (f"{key}: found {found}{did_you_mean(fault['input'], choices)}, expected one of "
+                f"{', '.join(choices)}")
+    if fault["type"] == "greater_than_equal":
+        return f"{key}: found {found}, expected at least {limits['ge']:,.10g}"
+    if fault["type"] == "less_than_equal":
+        return f"{key}: found {found}, expected at most {limits['le']:,.10g}"
+    return f"{key}: {limits.get('error', fault['msg'])}"

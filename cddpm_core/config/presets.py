@@ -1,0 +1,101 @@
+"""Params files: flat YAML, read strictly and written in the order of the schema.
+
+Aliases, double keys and large files are refused, and text stays as it was typed. What the
+values mean and which are allowed is up to the schema.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cddpm_core.config.errors import UserError, did_you_mean, shown
+from cddpm_core.config.files import project_root
+from cddpm_core.config.schema import FIELDS, Params, coerce, resolve
+
+__all__ = ["read_params", "read_yaml", "to_yaml"]
+
+MAX_BYTES = 100_000  # of a params file
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without aliases, which can stand for more than a machine holds, and double keys."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not expected in a params file")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = [key for key, count in Counter(keys).items() if count > 1]
+        if twice:
+            raise yaml.YAMLError(f"{shown(twice[0])} is given twice")
+        found = super().construct_mapping(node, deep)
+        for key, value in node.value:  # text stays as it is typed: 0716 is no octal number
+            if (FIELDS.get(key.value) and FIELDS[key.value].type == "str" and isinstance(
+                    value, yaml.ScalarNode) and not value.tag.endswith(":null")):
+                found[key.value] = value.value
+        return found
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Return the flat mapping of a params file; `UserError` names the file and the fault."""
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError(f"{path}: expected a params file of at most {MAX_BYTES:,} bytes, "
+                            f"found {path.stat().st_size:,}")
+        found = yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)
+    except FileNotFoundError:
+        near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.yaml")])
+        raise UserError(f"{path}: no such params file{near}") from None
+    except UserError:
+        raise
+    except Exception as error:  # PyYAML meets strange text with errors of many types
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{path}: not readable as YAML ({reason})") from None
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: expected a mapping of parameter to value, "
+                        f"found {type(found).__name__}")
+    return found
+
+
+def to_yaml(p: Params) -> str:
+    """Return the parameters as YAML that `read_yaml` and `resolve` turn into an equal `Params`."""
+    return yaml.safe_dump(p.to_dict(), sort_keys=False, allow_unicode=True)
+
+
+def read_params(file: str, changes: Sequence[tuple[str, str]] = (), *, run: str = "",
+                data: str = "", evaluator: str = "") -> Params:
+    """Return the parameters of a params file, with the values of the command line over them.
+
+    ``changes`` are pairs of key and text. Paths are made absolute. Raises `UserError`.
+    """
+    path = Path(file)
+    if not path.exists() and (project_root() / path).exists():
+        path = project_root() / path
+    values = {key: coerce(key, value, str(path)) for key, value in read_yaml(path).items()}
+    values |= {key: coerce(key, _value(key, text), "-p") for key, text in changes}
+    values |= {key: text for key, text in (("data", data), ("evaluator", evaluator)) if text}
+    for key in ("data", "evaluator", "reference"):
+        if values.get(key):
+            values[key] = str(Path(values[key]).expanduser().absolute())
+    return resolve({**values, "run": run or values.get("run") or path.stem},
+                   f"{path} with -p" if changes else str(path))
+
+
+def _value(key: str, text: str) -> Any:
+    """Text as YAML has it, unless the parameter is text: a title may hold a colon or be 'yes'."""
+    if key in FIELDS and FIELDS[key].type == "str":
+        return text
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError):
+        return text

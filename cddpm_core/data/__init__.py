@@ -1,0 +1,1 @@
+"""From label files and images to tensors: labels, images, positions of objects, data sets."""

@@ -1,0 +1,172 @@
+"""Data sets: training images with their conditions, and the conditions to sample for."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from cddpm_core.config.code_version import code_hash
+from cddpm_core.config.errors import UserError
+from cddpm_core.config.files import atomic
+from cddpm_core.config.progress import progress
+from cddpm_core.data import labels as label_files
+from cddpm_core.data.images import image_paths, load_image, to_float
+from cddpm_core.data.positions import find_positions, scene_layouts
+
+__all__ = ["ConditionDataset", "IclevrDataset"]
+
+
+class IclevrDataset(Dataset):
+    """The training images of a data folder.
+
+    Item ``i`` is an image, float (3, image_size, image_size) in [-1, 1], and
+    its multi-hot label, float (24,), in the order of ``train.json``.
+
+    Args:
+        folder: the data folder.
+        image_size: side of the square images in pixels.
+        leave_out: conditions, in any order of names, whose images are not taken.
+        in_memory: hold the resized set as uint8 (N, H, W, 3) in ``pixels``,
+            221 MB for the lab's 18,009 images, instead of reading files again.
+        cache: a folder to keep that resized set in, as ``.npy``. It is read from there while
+            names, sizes and times of the image files and the code that reads them stay the same.
+
+    Raises `UserError` for missing or malformed label files and for missing or
+    unreadable images, the missing ones before any image is read.
+    """
+
+    def __init__(self, folder: str | Path, image_size: int = 64, in_memory: bool = True,
+                 leave_out: Iterable[Iterable[str]] = (), cache: str | Path | None = None) -> None:
+        folder = Path(folder)
+        train = label_files.read_train(folder / "train.json")
+        if (folder / "objects.json").exists():
+            label_files.read_objects(folder / "objects.json")
+        hidden = {frozenset(names) for names in leave_out}
+        self._listed = train
+        train = {file: names for file, names in train.items() if frozenset(names) not in hidden}
+        if not train:
+            raise UserError(f"{folder / 'train.json'}: expected conditions that are not left out, "
+                            "found none")
+        self.folder, self.image_size = folder, image_size
+        self.files = image_paths(folder, list(train))
+        self.conditions = list(train.values())
+        self.labels = torch.stack([label_files.to_multi_hot(names) for names in self.conditions])
+        self.pixels = None
+        if in_memory:
+            self.pixels = self._read_all() if cache is None else self._read_once(Path(cache))
+
+    def _read_once(self, cache: Path) -> np.ndarray:
+        files = [(path.name, (at := path.stat()).st_size, at.st_mtime_ns) for path in self.files]
+        about = repr((code_hash("cddpm_core.data.images"), self.image_size, files))
+        key = hashlib.sha256(about.encode()).hexdigest()[:12]
+        path = cache / f"{key}.npy"
+        try:
+            pixels = np.load(path, allow_pickle=False)
+            wanted = (len(self), self.image_size, self.image_size, 3)
+            if pixels.dtype == np.uint8 and pixels.shape == wanted:
+                return pixels
+        except (OSError, ValueError, EOFError):
+            pass  # not there yet, or damaged: the images have it all
+        pixels = self._read_all()
+        with contextlib.suppress(UserError, OSError), atomic(path) as new, new.open("wb") as file:
+            np.save(file, pixels)
+        return pixels
+
+    def _read_all(self) -> np.ndarray:
+        pixels = np.empty((len(self), self.image_size, self.image_size, 3), np.uint8)
+        with progress(total=len(self), desc="reading images", unit="img") as bar:
+            for index, image in enumerate(self._images()):
+                pixels[index] = image
+                bar.update()
+        return pixels
+
+    def _images(self) -> Iterator[np.ndarray]:
+        """The pixels of one image after the other, held or read."""
+        if self.pixels is not None:
+            yield from self.pixels
+            return
+        with ThreadPoolExecutor() as pool:
+            yield from pool.map(lambda path: load_image(path, self.image_size), self.files)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.pixels is not None:
+            return to_float(self.pixels[index]), self.labels[index]
+        return to_float(load_image(self.files[index], self.image_size)), self.labels[index]
+
+    def batch(self, indices: Sequence[int] | np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return images (B, 3, H, W) and labels (B, 24) of many items at once."""
+        if self.pixels is not None:
+            return to_float(self.pixels[indices]), self.labels[indices]
+        items = [self[int(i)] for i in indices]
+        return torch.stack([x for x, _ in items]), torch.stack([y for _, y in items])
+
+    @functools.cached_property
+    def positions(self) -> torch.Tensor:
+        """The position of each object in each image, float (N, 24, 2); see `find_positions`."""
+        listed = list(self._listed)
+        number = {file: i for i, file in enumerate(listed)}
+        rows = [number[path.name] for path in self.files]
+        kept = dict(zip(rows, range(len(self)), strict=True))
+
+        def read(index: int) -> np.ndarray:
+            if index in kept and self.pixels is not None:
+                return self.pixels[kept[index]]
+            # An image that is left out still locates what the next frame of its scene adds.
+            return load_image(self.files[0].with_name(listed[index]), self.image_size)
+
+        found = find_positions(listed, list(self._listed.values()), read, wanted=rows)
+        return torch.from_numpy(found[rows])
+
+    def layouts(self) -> np.ndarray:
+        """Return the positions of the objects of whole scenes; see `scene_layouts`."""
+        return scene_layouts(self.positions.numpy(), self.conditions)
+
+    @functools.cached_property
+    def fingerprint(self) -> dict[str, int | str]:
+        """What a checkpoint says of its data: number of images, SHA-256 of labels and pixels.
+
+        It is the same with the images in memory and without; these are then all read for it.
+        """
+        present, pixels = (self.labels > 0.5).float().numpy(), hashlib.sha256()
+        for image in self._images():
+            pixels.update(image)
+        return {"images": len(self), "labels": hashlib.sha256(present).hexdigest(),
+                "pixels": pixels.hexdigest()}
+
+    def mean_and_std(self, max_images: int = 6000) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return each pixel's mean and standard deviation, (3, H, W), over spaced images."""
+        chosen = np.unique(np.linspace(0, len(self) - 1, min(max_images, len(self))).astype(int))
+        total = squares = 0
+        for part in np.array_split(chosen, max(1, len(chosen) // 256)):
+            images = self.batch(part)[0].double()
+            total, squares = total + images.sum(0), squares + (images**2).sum(0)
+        mean = total / len(chosen)
+        return mean.float(), (squares / len(chosen) - mean**2).clamp(min=0).sqrt().float()
+
+
+class ConditionDataset:
+    """The conditions to sample for: those of ``test`` or ``new_test``, or of a file's path.
+
+    ``labels`` are their multi-hot vectors, float (N, 24); ``conditions`` holds the names.
+    """
+
+    def __init__(self, source: str | Path) -> None:
+        self.name = Path(source).stem
+        named = str(source) == self.name  # and not a path of a file
+        self.conditions = label_files.read_conditions(
+            label_files.condition_file(self.name) if named else source)
+        self.labels = torch.stack([label_files.to_multi_hot(names) for names in self.conditions])
+
+    def __len__(self) -> int:
+        return len(self.conditions)

@@ -1,0 +1,1 @@
+"""Evaluators, accuracies, and closer looks at a trained model."""

@@ -1,0 +1,145 @@
+"""The evaluator: a ResNet-18 that gives the probability of each object in an image.
+
+There are two with one interface: the lab's own, whose weights the user brings, and a
+stand-in of the same architecture that is trained on rendered scenes (`stand_in`).
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torchvision.models import ResNet, resnet18
+
+from cddpm_core.config.errors import UserError, shown
+from cddpm_core.config.files import sha256_of
+from cddpm_core.data.labels import OBJECTS
+
+__all__ = ["OFFICIAL_SHA256", "Evaluator", "build_resnet18", "load_official"]
+
+OFFICIAL_SHA256 = "38a27369dac0ad64302bec2ee8d98bd6f27de17f4bde60ebcd2e3ff7981e9d63"
+MAX_BYTES = 500_000_000  # ten times the size of the official checkpoint
+
+
+def build_resnet18() -> ResNet:
+    """Return an untrained ResNet-18 with 24 sigmoid outputs, as the lab's evaluator has."""
+    model = resnet18(weights=None)
+    model.fc = nn.Sequential(nn.Linear(512, len(OBJECTS)), nn.Sigmoid())
+    return model
+
+
+def _features(model: ResNet, images: torch.Tensor) -> torch.Tensor:
+    x = model.maxpool(model.relu(model.bn1(model.conv1(images))))
+    x = model.layer4(model.layer3(model.layer2(model.layer1(x))))
+    return model.avgpool(x).flatten(1)
+
+
+class Evaluator:
+    """A trained network: ``evaluator(images)`` gives the probability of each object.
+
+    ``kind`` is ``official`` or ``stand-in``. ``sha256`` is the hash of the weights' file;
+    ``known`` is false for official weights other than the published ones. ``heldout`` are the
+    stand-in's accuracies on held-out rendered scenes, and None for the official evaluator.
+    """
+
+    def __init__(
+        self,
+        model: ResNet,
+        kind: str,
+        sha256: str,
+        *,
+        known: bool = True,
+        heldout: dict[str, float] | None = None,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.model = model.to(device).eval().requires_grad_(False)
+        self.kind, self.sha256, self.known, self.heldout = kind, sha256, known, heldout
+        self.device = torch.device(device)
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Return CPU probabilities ``(B, 24)`` for images ``(B, 3, 64, 64)`` in [-1, 1]."""
+        return self._batched(self.model, images, len(OBJECTS))
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the inputs of the last layer, ``(B, 512)`` on the CPU, for such images."""
+        return self._batched(lambda x: _features(self.model, x), images, 512)
+
+    def log_likelihood(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Return log p(label | image), shape (B,), over the presence or absence of all 24 objects.
+
+        Images are (B, 3, H, W) in [-1, 1], labels multi-hot (B, 24). The result is differentiable
+        with respect to the images.
+        """
+        # From logits, because a probability that is rounded to 0 or 1 has no gradient.
+        pixels = self.resized(images).to(self.device).float()
+        logits = self.model.fc[0](_features(self.model, pixels))
+        each = functional.binary_cross_entropy_with_logits(logits, (labels > 0.5).to(logits),
+                                                           reduction="none")
+        return -each.sum(1).to(images.device)
+
+    @staticmethod
+    def resized(images: torch.Tensor) -> torch.Tensor:
+        """Return images ``(B, 3, H, W)`` at the evaluator's size, ``(B, 3, 64, 64)``."""
+        if images.shape[-2:] == (64, 64):
+            return images
+        return functional.interpolate(images, (64, 64), mode="bilinear", antialias=True)
+
+    @torch.no_grad()
+    def _batched(self, function: Callable, images: torch.Tensor, width: int) -> torch.Tensor:
+        if images.ndim != 4 or tuple(images.shape[1:]) != (3, 64, 64):
+            raise UserError(
+                f"evaluator: expected images of shape (B, 3, 64, 64), found {tuple(images.shape)}"
+            )
+        self.model.eval()
+        parts = [function(x.to(self.device).float()).cpu() for x in images.split(256) if len(x)]
+        return torch.cat(parts) if parts else torch.empty(0, width)
+
+
+def load_official(path: str | Path, device: str | torch.device = "cpu") -> Evaluator:
+    """Return the lab's evaluator from its ``checkpoint.pth``; `UserError` if it is another file."""
+    path = Path(path)
+    expected = "expected the lab's evaluator checkpoint with ResNet-18 weights under 'model'"
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError(f"{path}: found {path.stat().st_size:,} bytes, {expected}")
+        sha256 = sha256_of(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file, {expected}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}), {expected}") from None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        refused = "GLOBAL" in str(error)
+        found = "objects other than tensors, which are not loaded" if refused else "no checkpoint"
+        raise UserError(f"{path}: found {found}, {expected}") from None
+    except Exception:  # torch.load raises many types of errors for foreign bytes
+        raise UserError(f"{path}: found no checkpoint that torch can read, {expected}") from None
+    if not isinstance(content, dict) or "model" not in content:
+        found = (f"keys {shown(list(content))}" if isinstance(content, dict)
+                 else type(content).__name__)
+        raise UserError(f"{path}: found {found} without 'model', {expected}")
+    model = build_resnet18()
+    problem = _mismatch(content["model"], model.state_dict())
+    if problem:
+        raise UserError(f"{path}: found {problem}, {expected}")
+    model.load_state_dict(content["model"])
+    return Evaluator(model, "official", sha256, known=sha256 == OFFICIAL_SHA256, device=device)
+
+
+def _mismatch(found: Any, expected: dict[str, torch.Tensor]) -> str:
+    """Return how a state dict differs from the expected one, or the empty string."""
+    if not isinstance(found, dict):
+        return f"'model' of type {type(found).__name__}"
+    for name, tensor in expected.items():
+        if not isinstance(found.get(name), torch.Tensor):
+            return f"no weights {name!r}"
+        if found[name].shape != tensor.shape:
+            return f"{name!r} of shape {tuple(found[name].shape)} for {tuple(tensor.shape)}"
+    surplus = sorted(map(str, set(found) - set(expected)))
+    return f"weights {shown(surplus[0])} that the network does not have" if surplus else ""

@@ -1,0 +1,1 @@
+"""Figures, tables and sentences, and the report they make."""

@@ -1,0 +1,85 @@
+"""What a run has written so far, as the report reads it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cddpm_core.config.schema import Params
+from cddpm_core.report.markdown import code, decimals
+from cddpm_core.runs.run import Run, command
+
+__all__ = ["GUIDED", "Facts", "evaluator_phrase", "if_present", "read_facts"]
+
+# Added to every figure and table of a run whose sampling used the evaluator.
+GUIDED = "sampling was guided by this evaluator, so its scores are biased"
+DATA_KINDS = {"real": "real i-CLEVR images", "rendered": "rendered scenes"}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that a run has written so far; a part whose stage has not run is empty."""
+
+    run: Run
+    params: Params
+    metrics: dict[str, Any]
+    scores: dict[str, Any]
+    status: dict[str, Any]
+
+    def origin(self) -> str:
+        """Return the data and the evaluator in a phrase, for every figure and table."""
+        kind = self.metrics.get("data", {}).get("kind")
+        parts = [DATA_KINDS.get(kind, "data not described yet"),
+                 evaluator_phrase(self.metrics.get("evaluator", {}))]
+        if self.params.evaluator_guidance:
+            parts.append(GUIDED)
+        return "; ".join(parts)
+
+    def uses_layouts(self) -> bool:
+        """Whether the network is conditioned on positions and the data has some."""
+        return self.params.layout and self.metrics.get("train", {}).get("layouts") != 0
+
+    def layout_note(self) -> str:
+        """Return how positions were chosen, as the end of a caption; empty if at random."""
+        choices = self.params.layout_choices
+        if not self.uses_layouts() or choices == 1:
+            return ""
+        return f"; each layout is the least crowded of {choices} training layouts"
+
+
+def read_facts(run: Run, params: Params) -> Facts:
+    """Return what the run has written so far."""
+    return Facts(run, params, run.read("metrics.json"), run.read("scores.json"),
+                 run.read("status.json"))
+
+
+def evaluator_phrase(evaluator: Mapping[str, Any]) -> str:
+    """Return the kind of evaluator; the stand-in never without its held-out accuracy.
+
+    ``evaluator`` is the part of ``metrics.json`` that `evaluator_facts` returns.
+    """
+    if not evaluator:
+        return "no evaluator yet"
+    if evaluator["kind"] == "official":
+        return "official evaluator" + ("" if evaluator["known"]
+                                       else " (weights of an unknown hash)")
+    return f"stand-in evaluator, {decimals(evaluator['heldout_micro'])} micro on held-out scenes"
+
+
+def if_present(part: str, stage: str = "") -> Callable:
+    """Make a function of `Facts` return text only if ``part`` of ``metrics.json`` is there.
+
+    Without it, the text is a sentence with the command of the ``stage`` that writes
+    the part, or empty if no stage is given.
+    """
+    def wrap(write: Callable[..., str]) -> Callable[..., str]:
+        @functools.wraps(write)
+        def wrapped(facts: Facts, *args: Any, **options: Any) -> str:
+            if part in facts.metrics and (part not in ("test", "new_test") or facts.scores):
+                return write(facts, *args, **options)
+            return (f"The stage *{stage}* has not been run yet: "
+                    f"{code(command(facts.run, stage))}.\n" if stage else "")
+        return wrapped
+    return wrap

@@ -1,0 +1,192 @@
+"""The style of all figures, and the figures made of images.
+
+Every function takes arrays, tensors or plain dicts and returns a matplotlib
+figure of the same width; only `run_rows` opens files. Colours differ also in
+print, and are never the only mark.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from cycler import cycler
+from matplotlib.figure import Figure
+from PIL import Image
+
+from cddpm_core.evaluation.images import rescale
+
+__all__ = ["denoising_figure", "grid_figure", "marked_grid", "progress_strips", "run_rows",
+           "show_image", "step_figure", "styled"]
+
+WIDTH = 7.2
+BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#007A5A", "#C1272D"
+STYLE = {
+    "figure.constrained_layout.use": True,
+    "font.size": 8,
+    "axes.titlesize": 9,
+    "axes.labelsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+    "lines.linewidth": 1.5,
+    "axes.prop_cycle": cycler(color=[BLUE, ORANGE, GREEN, RED], linestyle=["-", "--", "-.", ":"]),
+}
+
+
+def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Apply the style above, and close the figure so that a notebook shows it only if named."""
+    @functools.wraps(draw)
+    def wrapped(*args: Any, **options: Any) -> Figure:
+        with plt.rc_context(STYLE):
+            figure = draw(*args, **options)
+        plt.close(figure)
+        return figure
+    return wrapped
+
+
+def show_image(axis: Any, image: torch.Tensor | np.ndarray) -> None:
+    """Show a (3, H, W) image in [0, 1] or (H, W, 3) uint8 one, pixel by pixel, without axes."""
+    if isinstance(image, torch.Tensor):
+        image = image.clamp(0, 1).movedim(0, -1).numpy()
+    axis.imshow(image, interpolation="nearest")
+    axis.set(xticks=[], yticks=[])
+    axis.grid(False)
+    axis.spines[:].set_visible(False)
+
+
+@styled
+def grid_figure(images: torch.Tensor, titles: Sequence[str], per_row: int = 8) -> Figure:
+    """Return (N, 3, H, W) images in [-1, 1], each with its title underneath."""
+    rows = -(-len(images) // per_row)
+    lines = max(title.count("\n") + 1 for title in titles)
+    side = WIDTH / per_row
+    figure, axes = plt.subplots(rows, per_row, squeeze=False,
+                                figsize=(WIDTH, rows * (side + 0.13 * lines)))
+    for axis in axes.flat[len(images):]:
+        axis.set_visible(False)
+    for axis, image, title in zip(axes.flat, images, titles, strict=False):
+        show_image(axis, (image + 1) / 2)
+        axis.set_xlabel(title, fontsize=7)
+    return figure
+
+
+@styled
+def marked_grid(images: torch.Tensor, conditions: Sequence[Mapping[str, Any]],
+                per_row: int = 8) -> Figure:
+    """Return (N, 3, H, W) images in [-1, 1] with each label underneath, marked right or wrong.
+
+    ``conditions`` are those of `score`: N dicts with ``labels``, ``hits`` and ``accuracy``.
+    A label that the evaluator found has a green tick, any other a red cross. The conditions
+    of lowest accuracy come first; above each is its row in the file, from 0.
+    """
+    order = sorted(range(len(images)), key=lambda i: (conditions[i]["accuracy"], i))
+    rows = -(-len(images) // per_row)
+    lines = max(len(condition["labels"]) for condition in conditions)
+    side = WIDTH / per_row
+    figure, axes = plt.subplots(rows, per_row, squeeze=False,
+                                figsize=(WIDTH, rows * (side + 0.12 * lines + 0.16)))
+    for axis in axes.flat[len(images):]:
+        axis.set_visible(False)
+    for axis, row in zip(axes.flat, order, strict=False):
+        condition = conditions[row]
+        show_image(axis, (images[row] + 1) / 2)
+        axis.set_title(f"row {row}", fontsize=6, pad=2)
+        # An empty label of the right height reserves space for the marked ones.
+        axis.set_xlabel("\n" * (lines - 1), fontsize=6.5, labelpad=1)
+        for line, (name, hit) in enumerate(zip(condition["labels"], condition["hits"],
+                                               strict=True)):
+            axis.annotate(f"{'✓' if hit else '✗'} {name}", (0, 0), (0, -8.2 * line - 3),
+                          xycoords="axes fraction", textcoords="offset points", va="top",
+                          fontsize=6.3, color=GREEN if hit else RED, annotation_clip=False,
+                          weight="normal" if hit else "bold").set_in_layout(False)
+    return figure
+
+
+@styled
+def progress_strips(grids: Mapping[str, Image.Image], per_row: int = 8) -> Figure:
+    """Return the first row of named grids made by `grid_image`, one below the other."""
+    figure, axes = plt.subplots(len(grids), 1, squeeze=False,
+                                figsize=(WIDTH, len(grids) * (WIDTH / per_row + 0.06)))
+    for axis, (name, grid) in zip(axes[:, 0], grids.items(), strict=True):
+        show_image(axis, np.asarray(grid.crop((0, 0, grid.width, grid.width // per_row))))
+        axis.set_ylabel(name)
+    return figure
+
+
+@styled
+def run_rows(folders: Mapping[str, Path], count: int = 8) -> Figure:
+    """Return the images ``0.png``, ``1.png``, ... of named folders, a row a folder."""
+    figure, axes = plt.subplots(len(folders), count, squeeze=False,
+                                figsize=(WIDTH, len(folders) * (WIDTH / count + 0.06)))
+    for line, (name, folder) in zip(axes, folders.items(), strict=True):
+        for index, axis in enumerate(line):
+            with Image.open(folder / f"{index}.png") as picture:
+                show_image(axis, np.asarray(picture.convert("RGB")))
+        line[0].set_ylabel(name, fontsize=6.5)
+    return figure
+
+
+@styled
+def denoising_figure(rows: Mapping[str, torch.Tensor], timesteps: Sequence[int],
+                     per_row: int = 6) -> Figure:
+    """Return named trajectories, each (M, 3, H, W) in [0, 1], with ``per_row`` moments a line.
+
+    ``timesteps`` are the M moments; -1 stands for the finished image.
+    """
+    blocks = [range(start, min(start + per_row, len(timesteps)))
+              for start in range(0, len(timesteps), per_row)]
+    figure, axes = plt.subplots(len(blocks) * len(rows), per_row, squeeze=False,
+                                figsize=(WIDTH, len(blocks) * (len(rows) * 1.16 + 0.2)))
+    for axis in axes.flat:
+        axis.set_visible(False)
+    for block, moments in enumerate(blocks):
+        for row, (name, trajectory) in enumerate(rows.items()):
+            line = axes[block * len(rows) + row]
+            for axis, moment in zip(line, moments, strict=False):
+                axis.set_visible(True)
+                show_image(axis, trajectory[moment])
+                if row == 0:
+                    t = timesteps[moment]
+                    axis.set_title("image" if t < 0 else f"t = {t}", fontsize=8)
+            line[0].set_ylabel(name)
+    return figure
+
+
+@styled
+def step_figure(x_0: torch.Tensor, epsilon: torch.Tensor, x_t: torch.Tensor,
+                prediction: torch.Tensor, wanted: torch.Tensor, timesteps: Sequence[int],
+                weights: Sequence[float]) -> Figure:
+    """Return one training step taken apart, a column for each of N timesteps.
+
+    Args:
+        x_0, epsilon, x_t: clean images, noise and noisy images, (N, 3, H, W), in the values
+            that the network sees.
+        prediction, wanted: the output of the network and its target, (N, 3, H, W).
+        timesteps, weights: N timesteps and the N weights of their errors in the loss.
+    """
+    errors = (prediction - wanted).square().mean(1)
+    rows = {"$x_0$": x_0, r"$\epsilon$": epsilon, "$x_t$": x_t, "prediction": prediction}
+    figure, axes = plt.subplots(len(rows) + 1, len(timesteps), squeeze=False,
+                                figsize=(WIDTH, (len(rows) + 1) * WIDTH / len(timesteps)))
+    for line, (name, images) in zip(axes, rows.items(), strict=False):
+        line[0].set_ylabel(name)
+        for axis, image in zip(line, rescale(images), strict=True):
+            show_image(axis, image)
+    for axis, t in zip(axes[0], timesteps, strict=True):
+        axis.set_title(f"t = {t}")
+    axes[-1, 0].set_ylabel("squared error")
+    for axis, error, weight in zip(axes[-1], errors, weights, strict=True):
+        # A scale of its own for each: the errors differ by orders of magnitude.
+        axis.imshow(error.numpy(), cmap="magma", interpolation="nearest")
+        axis.set(xticks=[], yticks=[], xlabel=f"mean {error.mean():.2g}\nweight {weight:.2g}")
+        axis.grid(False)
+    return figure

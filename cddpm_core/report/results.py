@@ -1,0 +1,222 @@
+"""``outputs/README.md``: what a folder of outputs holds, and the results of the runs in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from importlib import resources
+from pathlib import Path
+from statistics import fmean
+
+from cddpm_core.config.errors import UserError
+from cddpm_core.config.files import atomic, project_root
+from cddpm_core.config.presets import read_yaml
+from cddpm_core.config.schema import resolve
+from cddpm_core.data.labels import CONDITION_FILES
+from cddpm_core.report.bench_tables import arithmetic_text, bench_table, race_tables
+from cddpm_core.report.compare import REPEATED, Group, grouped
+from cddpm_core.report.facts import DATA_KINDS, Facts, evaluator_phrase, read_facts
+from cddpm_core.report.markdown import code, duration, escape, table, with_interval
+from cddpm_core.runs.run import Run
+
+__all__ = ["write_results"]
+
+SHIPPED, SHIPPED_FROM = "pretrained", "best_cpu"  # the run in the package, and its preset
+BASE = "recipe"  # of the ablations: nothing changed
+HEAD = """# outputs
+
+One folder for each run, `bench/` with what `make bench` measured, and `cache/`, which all runs
+share: rendered data, resized images and stand-in evaluators. Git ignores all of it except this file
+and the pictures of the main README. Removing a run loses its results; removing `cache/` costs the
+time to render and to train the evaluator again.
+
+| in `outputs/<run>/` | what it is |
+|:--|:--|
+| `params.yaml` | all parameters of the run |
+| `metrics.json`, `scores.json` | all results, and the score of every image |
+| `status.json` | the state and the time of each stage |
+| `history.jsonl` | loss, speed and accuracy during training |
+| `model/` | the trained model, a diffusers pipeline |
+| `checkpoint.pt` | all that is needed to resume the training |
+| `images/test/`, `images/new_test/` | the images of both condition files, `0.png` to `31.png` |
+| `figures/` | the figures of the report |
+| `*.ipynb` | the executed notebooks |
+| `report.html`, `report.pdf` | the report |
+| `manifest.json` | hashes of every file, machine, versions and commit |
+
+The rest of this file is written by `python -m cddpm_core results` from the runs that are here.
+"""
+HEADER = ["run", "data", "evaluator", "training", *(
+    f"{name} {metric}" for name in CONDITION_FILES for metric in ("micro", "macro")),
+    "sampling", "command"]
+
+
+def write_results(outputs: Path | None = None) -> Path:
+    """Write ``README.md`` to ``outputs`` from the runs in it, and return its path.
+
+    A run without scores is left out, and one that cannot be read is named. If ``best_cpu`` is
+    not there, its row is that of the weights in the package.
+    """
+    bench = Run("bench", outputs)
+    runs, unreadable = _evaluated(bench.outputs)
+    ablations = [facts for facts in runs if _is_ablation(facts)]
+    if BASE not in [_stem(facts.run.name) for facts in ablations]:
+        ablations = []
+    plain = [facts for facts in runs if facts not in ablations]
+    if SHIPPED_FROM not in [facts.run.name for facts in runs]:
+        plain += _shipped()
+    sections = [HEAD, _results(grouped(plain)), _ablations(grouped(ablations))]
+    measured = bench.read("bench.json")
+    if measured:
+        sections.append("## Speed\n\n" + "\n".join(
+            [bench_table(measured), arithmetic_text(measured), race_tables(measured)]))
+    if unreadable:
+        sections.append("## Not readable\n\n" + "\n".join(
+            f"- {escape(sentence)}" for sentence in unreadable) + "\n")
+    # The report's convention for captions means nothing here.
+    text = "\n".join(filter(None, sections)).replace("\n\nTable: ", "\n\n")
+    path = bench.outputs / "README.md"
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path
+
+
+def _evaluated(outputs: Path) -> tuple[list[Facts], list[str]]:
+    """The runs with scores on both files, by name, and a sentence for each unreadable one."""
+    found, unreadable = [], []
+    for path in sorted(outputs.glob("*/metrics.json")):
+        try:
+            run = Run(path.parent.name, outputs)
+            facts = read_facts(run, run.params())
+        except UserError as error:
+            unreadable.append(str(error))
+            continue
+        if all(file in facts.metrics for file in CONDITION_FILES):
+            found.append(facts)
+    return found, unreadable
+
+
+def _shipped() -> list[Facts]:
+    run = Run(SHIPPED, outputs=Path(str(resources.files("cddpm_core"))))
+    return [read_facts(run, run.params())] if (run / "metrics.json").exists() else []
+
+
+def _stem(name: str) -> str:
+    """The name of a run without the suffix that a sweep adds for a seed."""
+    return name.rpartition("_seed")[0] or name if name.rpartition("_seed")[2].isdigit() else name
+
+
+def _shown(facts: Facts) -> str:
+    """The name of a run, as Markdown."""
+    if facts.run.name == SHIPPED:
+        return f"{code(SHIPPED_FROM)}, weights in the package"
+    return code(facts.run.name)
+
+
+def _is_ablation(facts: Facts) -> bool:
+    return (project_root() / f"params/ablations/{_stem(facts.run.name)}.yaml").exists()
+
+
+def _results(groups: Sequence[Group]) -> str:
+    rows = []
+    for group in groups:
+        rows += [_row(_shown(facts), Group((facts,)), _command(facts)) for facts in group.runs]
+        if len(group.runs) > 1:
+            rows.append(_row(f"mean of {len(group.runs)} seeds", group, _sweep_command(group)))
+    if not rows:
+        return "## Results\n\nNo run has been evaluated yet: `make report`.\n"
+    return ("## Results\n\n"
+            + table(HEADER, rows, "", numbers=False)
+            + "\nMicro accuracy is the fraction of all objects found, macro accuracy the mean over "
+              "images. Means over seeds have 95 % intervals by Student's t. Scores of different "
+              "data or evaluators are not comparable.\n\n"
+            + _machines(facts for group in groups for facts in group.runs))
+
+
+def _row(name: str, group: Group, command: str) -> list[str]:
+    facts = group.runs[0]
+    sampled, p = facts.metrics.get("sample", {}), facts.params
+    kind = facts.metrics.get("data", {}).get("kind") or ("real" if p.data else "rendered")
+    guided = "; guided by the evaluator, scores biased" if p.evaluator_guidance else ""
+    seconds = [about.metrics["train"]["seconds"] for about in group.runs
+               if "train" in about.metrics]
+    took = f" in {duration(fmean(seconds))}" if seconds else ""
+    return [name,
+            DATA_KINDS[kind] + (", held-out conditions" if p.holdout != "none" else ""),
+            evaluator_phrase(facts.metrics.get("evaluator", {})) + guided,
+            f"{p.epochs} epoch{'s' * (p.epochs > 1)}{took}",
+            *(with_interval(*accuracy(file)) for file in CONDITION_FILES
+              for accuracy in (group.micro, group.macro)),
+            f"{sampled.get('sampler', p.sampler)}, "
+            f"{sampled.get('num_inference_steps', p.num_inference_steps)} steps, "
+            f"guidance {sampled.get('guidance_scale', p.guidance_scale):g}",
+            code(command)]
+
+
+def _ablations(groups: Sequence[Group]) -> str:
+    if not groups:
+        return ""
+    base = next(group for group in groups if _stem(group.name) == BASE)
+    rows = []
+    for group in [base, *(group for group in groups if group is not base)]:
+        gain = group.gain(base) if _has_scores(group) and _has_scores(base) else None
+        changes = "; ".join(f"{code(key)} {code(here)}"
+                            for key, (_, here) in group.changes(base).items())
+        rows.append([code(_stem(group.name)), changes or "nothing", str(len(group.runs)),
+                     *(with_interval(*group.micro(file)) for file in CONDITION_FILES),
+                     with_interval(*gain, signed=True) if gain else "–"])
+    return ("## Ablations\n\n"
+            + table(["run", "changes", "seeds", *(f"{file} micro" for file in CONDITION_FILES),
+                     "gain"], rows, "", numbers=False)
+            + "\nGain: the fraction of objects of both files found in addition to the first row, "
+              "with its 95 % interval over conditions. "
+              f"Data and evaluator: {base.runs[0].origin()}. "
+              f"Command: {code(_sweep_command(base))}.\n\n"
+            + _machines(facts for group in groups for facts in group.runs))
+
+
+def _has_scores(group: Group) -> bool:
+    return all(file in facts.scores for facts in group.runs for file in CONDITION_FILES)
+
+
+def _command(facts: Facts) -> str:
+    """The command that makes a run: its preset, and the parameters that differ from it."""
+    name = SHIPPED_FROM if facts.run.name == SHIPPED else facts.run.name
+    stem = _stem(name)
+    folder = "params/ablations" if _is_ablation(facts) else "params"
+    file = f"{folder}/{stem}.yaml"
+    if not (project_root() / file).exists():
+        file = "params/quick.yaml"
+    preset = resolve(read_yaml(project_root() / file), file).to_dict()
+    values = facts.params.to_dict()
+    changed = {key: value for key, value in values.items()
+               if value != preset[key] and (key == "seed" or key not in REPEATED)}
+    own_name = Path(file).stem == name
+    if not changed and own_name:
+        return f"make report PARAMS={file}"
+    named = "" if own_name else f" --run {name}"
+    return f"python -m cddpm_core report --params {file}{named}" + "".join(
+        f" -p {key} {_argument(value)}" for key, value in changed.items())
+
+
+def _argument(value: object) -> str:
+    text = str(value)
+    return f"'{text}'" if not text or set(text) & set(" []'\"$&*;") else text
+
+
+def _sweep_command(group: Group) -> str:
+    seeds = " ".join(map(str, group.seeds))
+    facts = group.runs[0]
+    if _is_ablation(facts):
+        return f'make ablations SEEDS="{seeds}" EPOCHS={facts.params.epochs}'
+    return f'make seeds PARAMS=params/{_stem(facts.run.name)}.yaml SEEDS="{seeds}"'
+
+
+def _machines(runs: Iterable[Facts]) -> str:
+    """A line for each machine and commit, with the runs made there."""
+    found: dict[str, list[str]] = {}
+    for facts in runs:
+        made = facts.metrics.get("made_with", {})
+        where = f"{made.get('machine', 'unknown machine')}, commit {made.get('commit', 'unknown')}"
+        found.setdefault(where, []).append(_shown(facts))
+    return "".join(f"- {where}: {', '.join(names)}\n"
+                   for where, names in found.items())

@@ -1,0 +1,47 @@
+"""The lines that the command line prints at the end of a run and of a benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cddpm_core.data.labels import CONDITION_FILES
+from cddpm_core.report.facts import GUIDED
+
+__all__ = ["accuracy_lines", "bench_lines", "run_lines"]
+
+
+def accuracy_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """Return the accuracies of ``metrics.json``, a line for each file of conditions."""
+    return [f"{name}: micro {metrics[name]['micro']:.4f}, macro {metrics[name]['macro']:.4f}"
+            for name in CONDITION_FILES]
+
+
+def run_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """Return the results of a finished run: data, evaluator, accuracies and times."""
+    data, evaluator, sample = metrics["data"], metrics["evaluator"], metrics["sample"]
+    held_out = evaluator.get("heldout_micro")
+    accuracy = f", micro {held_out:.4f} on held-out images" if held_out else ""
+    guided = f"; {GUIDED}" if sample.get("evaluator_guidance") else ""
+    return [f"data: {data['kind']}, {data['images']} images",
+            f"evaluator: {evaluator['kind']}{accuracy}{guided}",
+            *accuracy_lines(metrics),
+            f"training: {metrics['train']['seconds'] / 60:.1f} minutes, "
+            f"{metrics['train']['images_per_second']:.1f} images/s",
+            f"sampling: {sample['num_inference_steps']} steps, "
+            f"{sample['images_per_second']:.2f} images/s",
+            f"total: {metrics['total_seconds'] / 60:.1f} minutes"]
+
+
+def bench_lines(results: Mapping[str, Any]) -> list[str]:
+    """Return the results of ``bench.json``: accuracies of variants, and ratios of speeds."""
+    lines = []
+    for name, found in results.items():
+        if isinstance(found, Mapping) and "variants" in found:
+            lines.append(f"{name}, {found['minutes']:g} minutes each: " + ", ".join(
+                f"{variant} {part['micro']:.3f}" for variant, part in found["variants"].items()))
+        if isinstance(found, Mapping) and "ratio" in found:
+            ratio = found["ratio"]
+            lines.append(f"{name}: {ratio['median']:.1f}x ({ratio['min']:.1f} to "
+                         f"{ratio['max']:.1f}); {found['what']}")
+    return lines

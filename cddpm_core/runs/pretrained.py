@@ -1,0 +1,89 @@
+"""The weights that come with the package: a finished run, reduced to what sampling needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cddpm_core.config.errors import UserError
+from cddpm_core.config.schema import from_notebook
+from cddpm_core.runs.run import Run, command, open_run
+from cddpm_core.runs.session import Session, of_parameters
+
+__all__ = ["NAME", "open_trained", "pack", "pretrained_run"]
+
+NAME = "pretrained"
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def pretrained_run() -> Run:
+    """Return the run that comes with the package, for reading only.
+
+    It has ``params.yaml``, ``metrics.json`` and ``model/``. Its cache is that of all runs.
+    """
+    run = Run(NAME, outputs=PACKAGE)
+    run.cache = Run(NAME).cache
+    return run
+
+
+def open_trained(namespace: Mapping[str, Any]) -> Session:
+    """Return a session that looks at a trained model and changes nothing.
+
+    It is on the run that the notebook names. Without a name, it is on the usual run, or on
+    `pretrained_run` if that is not trained. Its evaluator is None if none has been trained yet.
+    """
+    given = namespace.get("run")
+    named = given.name if isinstance(given, Run) else given
+    namespace = of_parameters(namespace)
+    run, params = pretrained_run(), None
+    if named != NAME:
+        usual, found = open_run(namespace, write=False)
+        if named or (usual / "model").exists() or not run.folder.exists():
+            run, params = usual, found
+    if params is None:
+        params = from_notebook({**namespace, "run": NAME}, run.params().to_dict())
+        print(f"run {NAME!r}, whose weights come with the package")
+    else:
+        print(f"run {run.name!r}")
+    return Session(run, params, train_evaluator=False)
+
+
+def pack(run: Run, package: Path = PACKAGE) -> Run:
+    """Write a finished run as the one that comes with the package, its network in bfloat16.
+
+    Codec and layouts stay as they are. The scores are those of the rounded weights. Raises
+    `UserError` for a training that is not finished, or a run on data or with an evaluator that
+    cannot be published, or with classifier guidance by the evaluator.
+    """
+    import torch
+
+    from cddpm_core.data.dataset import ConditionDataset
+    from cddpm_core.evaluation.evaluate import get_evaluator, sample_and_score
+    from cddpm_core.evaluation.score import evaluator_facts, score_facts
+    from cddpm_core.sampling.pipeline import load_pipeline, save_pipeline
+
+    params, train = run.params(), run.need("train", command(run, "train"))
+    if not train["finished"]:
+        raise UserError(f"{run.folder}: its training is not finished, first run "
+                        f"'{command(run, 'train')}'")
+    if params.data or params.evaluator or params.evaluator_guidance:
+        raise UserError(f"{run.folder}: expected a run on the rendered scenes and the stand-in "
+                        "evaluator, without evaluator_guidance")
+    pipeline = load_pipeline(run / "model")
+    pipeline.unet.to(torch.bfloat16)
+    for part in (pipeline.unet, pipeline.codec, pipeline.layout_prior):
+        if part is not None:  # the folder it was loaded from is nobody's business
+            part.register_to_config(_name_or_path=NAME)
+    packed = Run(NAME, outputs=package)
+    save_pipeline(pipeline, packed / "model")
+    params = params.replace(run=NAME, runs=[])
+    packed.write_params(params)
+    pipeline, evaluator = load_pipeline(packed / "model"), get_evaluator(params, run.cache)
+    found = {name: score_facts(sample_and_score(pipeline, evaluator, ConditionDataset(name),
+                                                params, desc=name)[1])
+             for name in ("test", "new_test")}
+    metrics = run.read("metrics.json")
+    kept = {key: metrics[key] for key in ("train", "made_with", "sample") if key in metrics}
+    packed.update_metrics({**kept, "evaluator": evaluator_facts(evaluator), **found})
+    return packed

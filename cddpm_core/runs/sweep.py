@@ -1,0 +1,50 @@
+"""Several runs, one after the other: params files times seeds, compared in one report."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+
+from cddpm_core.config.files import atomic
+from cddpm_core.config.schema import Params, keys_affecting
+from cddpm_core.runs.archive import RECORD
+from cddpm_core.runs.run import Run
+from cddpm_core.runs.stages import run_stages, with_needs
+from cddpm_core.training.history import write_history
+
+__all__ = ["run_sweep"]
+
+
+def run_sweep(presets: Sequence[Params], seeds: Sequence[int] = ()) -> Run:
+    """Train and evaluate each preset with each seed, and report the first with the others.
+
+    A preset with its own seed keeps its run name, another seed adds ``_seed<n>``. A preset that
+    differs from an earlier one in sampling alone takes its training. Finished stages are skipped,
+    so a sweep that was stopped can be resumed. Returns the run with the report.
+    """
+    runs = [preset.replace(seed=seed, run=preset.run if seed == preset.seed
+                           else f"{preset.run}_seed{seed}")
+            for preset in presets for seed in (seeds or [preset.seed])]
+    for index, params in enumerate(runs):
+        print(f"run {index + 1} of {len(runs)}: {params.run}", flush=True)
+        for earlier in runs[:index]:
+            if _training(earlier) == _training(params):
+                _take_training(Run(earlier.run), Run(params.run))
+        run_stages(with_needs("evaluate"), params)
+    first = runs[0].replace(runs=[params.run for params in runs])
+    return run_stages(with_needs("report", first.experiments), first)
+
+
+def _training(params: Params) -> list:
+    return [getattr(params, key) for key in keys_affecting("weights", "data", "length")]
+
+
+def _take_training(source: Run, target: Run) -> None:
+    if (target / "checkpoint.pt").exists():
+        return
+    shutil.copytree(source / "model", target / "model", dirs_exist_ok=True)
+    # The accuracies on the way are those of the other preset's sampling.
+    write_history(target.folder, [line for line in source.history() if "test" not in line])
+    for name in (RECORD, "checkpoint.pt"):  # the checkpoint last: with it the training is whole
+        with atomic(target / name) as temporary:
+            shutil.copy(source / name, temporary)

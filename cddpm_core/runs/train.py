@@ -1,0 +1,132 @@
+"""Training of a run: from a notebook, from the command line, or in several processes.
+
+``accelerate launch -m cddpm_core train --params params/full.yaml`` trains the run of that name;
+the stages that come after find it finished.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from cddpm_core.config.errors import UserError
+from cddpm_core.config.files import project_root
+from cddpm_core.config.presets import to_yaml
+from cddpm_core.config.schema import Params
+from cddpm_core.data.dataset import IclevrDataset
+from cddpm_core.data.source import data_source, load_dataset
+from cddpm_core.evaluation.evaluate import get_evaluator
+from cddpm_core.evaluation.evaluator import Evaluator
+from cddpm_core.runs.archive import record_training
+from cddpm_core.runs.lock import locked
+from cddpm_core.runs.periodic import periodic_evaluation
+from cddpm_core.runs.run import OUTPUTS, Run
+from cddpm_core.runs.session import Session
+from cddpm_core.training.distribution import accelerator_of, check_devices
+from cddpm_core.training.loop import train
+
+__all__ = ["launch", "train_in", "train_run", "train_session"]
+
+Watch = Callable[[Path], None]
+
+
+def train_in(run: Run, params: Params, dataset: IclevrDataset, evaluator: Evaluator, *,
+             watch: Watch | None = None, accelerator: Accelerator | None = None) -> dict[str, Any]:
+    """Train in the folder of a run with evaluation on the way, and write ``metrics.json``.
+
+    A training that is in the folder is resumed. Returns what `training.loop.train` returns.
+    Raises `UserError` if another process holds the folder's lock.
+    """
+    first = accelerator is None or accelerator.is_main_process
+    with locked(run.folder) if first else contextlib.nullcontext():
+        if first:
+            record_training(run, params)
+            if not (run / "checkpoint.pt").exists():
+                run.write_params(params)
+        result = train(params, dataset, run.folder, watch=watch, accelerator=accelerator,
+                       evaluate=periodic_evaluation(run, params, evaluator, accelerator))
+        if first:
+            run.write_params(params)
+            run.update_metrics({"train": result})
+    return result
+
+
+def train_session(session: Session, watch: Watch | None = None) -> dict[str, Any]:
+    """Train the run of a notebook, in ``params.num_processes`` processes; see `train_in`.
+
+    The session's `pipeline` is then the one just trained.
+    """
+    if session.params.num_processes > 1:
+        result = launch(session.run, session.params)
+    else:
+        result = train_in(session.run, session.params, session.dataset, session.evaluator,
+                          watch=watch)
+    for name in ("pipeline", "trained"):  # what was loaded before
+        session.__dict__.pop(name, None)
+    return result
+
+
+def train_run(params: Params) -> dict[str, Any]:
+    """Train the run ``params.run`` in all processes that were started together; see `train_in`.
+
+    The first process renders the data and trains the stand-in evaluator, if they are not cached.
+    """
+    accelerator, run = accelerator_of(params), Run(params.run)
+    first = accelerator.is_main_process
+    with locked(run.folder) if first else contextlib.nullcontext():
+        with accelerator.main_process_first():
+            data_source(params, run.cache)
+            evaluator = get_evaluator(params, run.cache, accelerator.device)
+        dataset = load_dataset(params, run.cache)
+        result = train_in(run, params, dataset, evaluator, accelerator=accelerator)
+        accelerator.end_training()
+    return result
+
+
+def launch(run: Run, params: Params) -> dict[str, Any]:
+    """Train a run in ``params.num_processes`` processes and return what `train_run` returns.
+
+    Raises `UserError` with the sentence of the process that failed.
+    """
+    check_devices(params, params.num_processes)
+    fault = ""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"{run.name}.yaml"
+        file.write_text(to_yaml(params.replace(run=run.name)), encoding="utf-8")
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
+                   f"--nproc-per-node={params.num_processes}", "-m", "cddpm_core", "train",
+                   "--params", str(file)]
+        with subprocess.Popen(command, cwd=project_root(), stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, preexec_fn=_end_with_parent,
+                              env={**os.environ, OUTPUTS: str(run.outputs.absolute())}) as process:
+            try:
+                # Progress bars end their lines with a carriage return, which has to be kept.
+                for line in io.TextIOWrapper(process.stdout, encoding="utf-8", newline=""):
+                    if line.startswith("Error: ") and not fault:
+                        fault = line.removeprefix("Error: ").strip()
+                    if not fault:  # what follows is the launcher's account of the failure
+                        print(line, end="", flush=True, file=sys.stderr)
+            finally:
+                process.terminate()
+    if process.returncode:
+        raise UserError(fault or f"training in {params.num_processes} processes ended with exit "
+                        f"code {process.returncode}; the same command resumes from the last "
+                        "checkpoint")
+    return run.need("train", "make report")
+
+
+def _end_with_parent() -> None:
+    """Make the launcher, and so its workers, end when this process is killed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG

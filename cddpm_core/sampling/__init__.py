@@ -1,0 +1,1 @@
+"""From conditions and seeds to images: denoiser, guidance, samplers, trajectories."""

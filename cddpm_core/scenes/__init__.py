@@ -1,0 +1,1 @@
+"""Rendered i-CLEVR-like scenes: sampling, ray tracing, data sets, and the fit to real frames."""

@@ -1,0 +1,1 @@
+"""The forward process, the timesteps and loss weights of training, and the samplers."""

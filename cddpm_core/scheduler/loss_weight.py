@@ -1,0 +1,84 @@
+"""How much the error at each timestep counts in the loss."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import DDPMScheduler
+
+from cddpm_core.scheduler.process import snr
+
+__all__ = ["Balance", "loss_weight"]
+
+
+def loss_weight(scheduler: DDPMScheduler, timesteps: torch.Tensor, weighting: str = "uniform",
+                gamma: float = 5.0) -> torch.Tensor:
+    """Return the factor of the squared error of each image, shape (B,).
+
+    ``uniform`` leaves the error of the prediction as it is (Ho et al. 2020, eq. 14).
+    The others weigh the error of x_0, whatever the network predicts: ``min_snr`` by
+    min(SNR, gamma) (Hang et al. 2023), ``velocity`` by min(SNR + 1, gamma), which is
+    the error of v up to a bound (Salimans & Ho 2022; Li & He 2025).
+    """
+    if weighting == "uniform":
+        return torch.ones(len(timesteps))
+    ratio = snr(scheduler)[timesteps.cpu()]
+    wanted = (ratio if weighting == "min_snr" else ratio + 1).clamp(max=gamma)
+    # An error e of x_0 is one of SNR e^2 in epsilon and of (SNR + 1) e^2 in v, squared.
+    own = {"epsilon": ratio, "v_prediction": ratio + 1, "sample": torch.ones_like(ratio)}
+    return wanted / own[scheduler.config.prediction_type]
+
+
+class Balance:
+    """Running mean errors by timestep, and their inverse as a weight of the loss.
+
+    At high noise levels, where little can be predicted, errors are large; unweighted they would
+    outweigh the small errors at low noise, which make a picture sharp. Dividing each error by its
+    expected size is the weighting by uncertainty of Kendall et al. (2018), which Karras et al.
+    (2024) use over noise levels. Here the expectation is a running mean in ``parts`` equal parts
+    of 0..T-1, each over about its last ``window`` images.
+
+    ``means`` and ``counts`` have the shape (parts + 1,); the last of them is over all timesteps.
+    """
+
+    def __init__(self, num_train_timesteps: int, parts: int = 32, window: int = 256) -> None:
+        self.T, self.parts, self.window = num_train_timesteps, parts, window
+        self.means, self.counts = torch.ones(parts + 1), torch.zeros(parts + 1)
+
+    def weight(self, timesteps: torch.Tensor) -> torch.Tensor:
+        """Return the weights (B,): the mean error of all over that around each timestep.
+
+        It is 1 where no error has been seen, so that a weighted loss stays near the mean error.
+        """
+        means = torch.where(self.counts > 0, self.means, self.means[-1])
+        return (self.means[-1] / means.clamp(min=1e-12))[self._part(timesteps.cpu())]
+
+    def tally(self, timesteps: torch.Tensor, errors: torch.Tensor) -> torch.Tensor:
+        """Return sums and numbers of errors (B,) by part, (2, parts + 1); tallies add up."""
+        found = errors.new_zeros(2, self.parts + 1)
+        part = self._part(timesteps)
+        found[0].index_add_(0, part, errors)
+        found[1].index_add_(0, part, torch.ones_like(errors))
+        found[:, -1] = found[:, :-1].sum(1)
+        return found
+
+    def update(self, tally: torch.Tensor) -> None:
+        """Take the errors of a step into the running means."""
+        sums, new = tally.cpu()
+        window = torch.full_like(new, self.window)
+        window[-1] *= self.parts
+        self.counts = torch.minimum(self.counts + new, torch.maximum(window, new))
+        fraction = torch.where(new > 0, new / self.counts.clamp(min=1), 0.0)
+        self.means = self.means + fraction * (sums / new.clamp(min=1) - self.means)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return the running means and their counts."""
+        return {"means": self.means, "counts": self.counts}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Take over the means and counts of a checkpoint; `ValueError` for other shapes."""
+        if any(state[key].shape != self.means.shape for key in ("means", "counts")):
+            raise ValueError(f"expected means and counts of shape {tuple(self.means.shape)}")
+        self.means, self.counts = state["means"], state["counts"]
+
+    def _part(self, timesteps: torch.Tensor) -> torch.Tensor:
+        return timesteps * self.parts // self.T

@@ -1,0 +1,132 @@
+"""The samplers by name. A new sampler is one more entry of `SAMPLERS`.
+
+The parameters' schema and the report read the entries too, so neither torch nor diffusers is
+imported until a sampler is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from cddpm_core.config.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from diffusers import DDPMScheduler
+
+__all__ = ["SAMPLERS", "Sampler", "make_sampler", "trailing"]
+
+
+def trailing(T: int, steps: int) -> list[int]:
+    """Return ``steps`` evenly spaced timesteps from T - 1 down to about T / steps - 1.
+
+    diffusers' own trailing list has, for some numbers of steps, an entry t = -1 too many.
+    """
+    return [round(T - i * T / steps) - 1 for i in range(steps)]
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """One way to go from noise to an image.
+
+    ``scheduler`` is the name of a class of diffusers, ``options`` its configuration. ``sentence``
+    stands in the report. ``fresh_noise`` says whether each step adds noise. ``timesteps`` lists
+    them for (T, steps); None takes diffusers' list. ``steps`` says how many it can do.
+    """
+
+    scheduler: str
+    sentence: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    fresh_noise: bool = False
+    timesteps: Callable[[int, int], list[int]] | None = trailing
+    steps: Literal["any", "divisor", "all"] = "any"
+
+    def check(self, num_inference_steps: int, num_train_timesteps: int) -> None:
+        """Raise `UserError` if the sampler cannot do so many steps of T timesteps."""
+        name = next(name for name, sampler in SAMPLERS.items() if sampler is self)
+        found, T = num_inference_steps, num_train_timesteps
+        if found > T:
+            raise UserError(f"num_inference_steps: expected at most num_train_timesteps ({T}), "
+                            f"found {found}")
+        if self.steps == "divisor" and T % found:
+            raise UserError(f"num_inference_steps: {name} needs a divisor of "
+                            f"num_train_timesteps ({T}), found {found}")
+        if self.steps == "all" and found != T:
+            raise UserError(f"num_inference_steps: {name} takes every timestep, expected {T}, "
+                            f"found {found}")
+
+    def text(self, num_inference_steps: int) -> str:
+        """Return the sentence and formula of the report, in Markdown."""
+        return self.sentence.replace("{steps}", str(num_inference_steps))
+
+
+_LAMBDA = (r"h = \log\frac{\sqrt{\bar\alpha_s}\,\sigma_t}{\sqrt{\bar\alpha_t}\,\sigma_s}, \qquad "
+           r"\sigma_t = \sqrt{1 - \bar\alpha_t} .$$")
+
+SAMPLERS: dict[str, Sampler] = {
+    # Ho et al. 2020, algorithm 2.
+    "ddpm": Sampler(
+        "DDPMScheduler", fresh_noise=True, steps="all",
+        sentence="Images are sampled by the ancestral sampler over all {steps} timesteps (DDPM):"
+                 "\n\n"
+                 r"$$x_{t-1} = \frac{\sqrt{\bar\alpha_{t-1}}\,\beta_t}{1 - \bar\alpha_t}\,\hat x_0 "
+                 r"+ \frac{\sqrt{\alpha_t}\,(1 - \bar\alpha_{t-1})}{1 - \bar\alpha_t}\,x_t "
+                 r"+ \sigma_t z .$$"),
+    # Song et al. 2021, eta = 0. diffusers steps by T // steps, off its own list of timesteps
+    # unless that divides T.
+    "ddim": Sampler(
+        "DDIMScheduler", options={"timestep_spacing": "trailing"}, timesteps=None, steps="divisor",
+        sentence="Images are sampled in {steps} deterministic DDIM steps, from $t$ to an earlier "
+                 "$s$:\n\n"
+                 r"$$x_s = \sqrt{\bar\alpha_s}\,\hat x_0 + \sqrt{1 - \bar\alpha_s}\,"
+                 r"\hat\epsilon .$$"),
+    # Lu et al. 2022, second order.
+    "dpm_solver++": Sampler(
+        "DPMSolverMultistepScheduler", options={"algorithm_type": "dpmsolver++"},
+        sentence="Images are sampled in {steps} steps of the second-order solver DPM-Solver++, "
+                 "which follows the same probability flow as DDIM. Its first-order step from $t$ "
+                 "to an earlier $s$ is\n\n"
+                 r"$$x_s = \frac{\sigma_s}{\sigma_t}\,x_t - \sqrt{\bar\alpha_s}\,"
+                 r"\left(e^{-h} - 1\right) \hat x_0, \qquad " + _LAMBDA),
+    "sde_dpm_solver++": Sampler(
+        "DPMSolverMultistepScheduler", options={"algorithm_type": "sde-dpmsolver++"},
+        fresh_noise=True,
+        sentence="Images are sampled in {steps} steps of the second-order solver SDE-DPM-Solver++. "
+                 "It adds fresh noise $z$ at each step and so can correct earlier errors. Its "
+                 "first-order step from $t$ to an earlier $s$ is\n\n"
+                 r"$$x_s = \frac{\sigma_s}{\sigma_t}\,e^{-h}\,x_t + "
+                 r"\sqrt{\bar\alpha_s}\,\left(1 - e^{-2h}\right) \hat x_0 + "
+                 r"\sigma_s \sqrt{1 - e^{-2h}}\,z, \qquad " + _LAMBDA),
+    # Zhao et al. 2023, second order. diffusers lists a timestep too many unless steps divides T.
+    "unipc": Sampler(
+        "UniPCMultistepScheduler", options={"timestep_spacing": "trailing"}, timesteps=None,
+        steps="divisor",
+        sentence="Images are sampled in {steps} steps of the second-order predictor-corrector "
+                 "UniPC, which follows the same probability flow as DDIM and corrects each step "
+                 "with the network's prediction at its end."),
+}
+
+
+def make_sampler(scheduler: DDPMScheduler, name: str, num_inference_steps: int) -> Any:
+    """Return diffusers' scheduler of a sampler, its timesteps set, for a noise schedule.
+
+    Its ``step`` takes the predicted x_0. All start at t = T - 1. Raises `UserError` for an
+    unknown name and a number of steps that the sampler cannot do.
+    """
+    import diffusers
+
+    if name not in SAMPLERS:
+        raise UserError(f"sampler: found {name!r}{did_you_mean(name, SAMPLERS)}, expected one of "
+                        f"{', '.join(SAMPLERS)}")
+    sampler, T = SAMPLERS[name], scheduler.config.num_train_timesteps
+    sampler.check(num_inference_steps, T)
+    # The betas themselves, since diffusers' samplers have other defaults for them.
+    made = getattr(diffusers, sampler.scheduler).from_config(
+        dict(scheduler.config), trained_betas=scheduler.betas.tolist(),
+        prediction_type="sample", **sampler.options)
+    if sampler.timesteps is None:
+        made.set_timesteps(num_inference_steps)
+    else:
+        made.set_timesteps(timesteps=sampler.timesteps(T, num_inference_steps))
+    return made

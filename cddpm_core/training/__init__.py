@@ -1,0 +1,1 @@
+"""Training: one step, its checkpoint, the loop, and several processes."""

@@ -1,0 +1,101 @@
+"""How a training uses the machine: halves of a CPU, several processes, torch.compile."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
+
+from cddpm_core.config.device import device_of
+from cddpm_core.config.errors import UserError
+from cddpm_core.config.schema import Params
+
+__all__ = ["SideBySide", "accelerator_of", "check_devices", "compiled", "not_compiled",
+           "process_slice", "sum_over_processes"]
+
+
+def compiled(model: torch.nn.Module) -> Callable[..., torch.Tensor]:
+    """Return the model, to be compiled when it is first called; `UserError` if that cannot be."""
+    try:
+        return torch.compile(model)
+    except RuntimeError as error:  # as on a Python that it does not know yet
+        raise not_compiled(error) from None
+
+
+def not_compiled(error: Exception) -> UserError:
+    """Return the `UserError` for a torch.compile, or a first call of its result, that fails."""
+    reason = " ".join(str(error).split())[:200]
+    return UserError(f"compile: torch.compile failed ({reason}), expected a working compiler (g++, "
+                     "on a GPU Triton too) or compile: false")
+
+
+class SideBySide:
+    """Calls a function on several things at once, in ``parts`` threads with a part of the cores.
+
+    On a CPU two calls on half of the cores each are faster than one after the other on all.
+    """
+
+    def __init__(self, parts: int) -> None:
+        self.parts = parts
+        self._pool: ThreadPoolExecutor | None = None
+
+    def __call__(self, work: Callable, *things: Sequence) -> list:
+        """Return ``work`` of each of the things, as `map` takes them, in their order."""
+        cores = torch.get_num_threads()
+        if self.parts == 1 or cores == 1:
+            return list(map(work, *things))
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self.parts, initializer=torch.set_num_threads,
+                                            initargs=(cores // self.parts,))
+        # Some kernels have one setting for all threads, others one a thread.
+        torch.set_num_threads(cores // self.parts)
+        try:
+            return list(self._pool.map(work, *things))
+        finally:
+            torch.set_num_threads(cores)
+
+
+def accelerator_of(params: Params) -> Accelerator:
+    """Return the accelerator of the processes that ``accelerate launch`` or ``torchrun`` started.
+
+    Raises `UserError` if there are more processes than images in a step.
+    """
+    check_devices(params, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    # The others wait while one renders the data and trains the evaluator.
+    patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))
+    # Arithmetic is that of the parameters, whatever accelerate's own configuration says.
+    accelerator = Accelerator(cpu=device_of(params).type == "cpu", mixed_precision="no",
+                              kwargs_handlers=[patience])
+    if accelerator.num_processes > params.batch_size:
+        raise UserError(f"batch_size: expected at least one image for each of the "
+                        f"{accelerator.num_processes} processes, found {params.batch_size}")
+    return accelerator
+
+
+def check_devices(params: Params, processes: int) -> None:
+    """Raise `UserError` if the machine has fewer devices than processes."""
+    device = device_of(params)
+    if device.type != "cpu" and processes > torch.accelerator.device_count():
+        raise UserError(f"num_processes: {processes} on this machine, which has "
+                        f"{torch.accelerator.device_count()} {device.type} devices, expected one "
+                        "a device at most")
+
+
+def sum_over_processes(accelerator: Accelerator,
+                       tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Return the sum of each tensor over the processes, by one reduction."""
+    total = accelerator.reduce(torch.cat([t.flatten() for t in tensors]), "sum")
+    return [part.view_as(t) for part, t in
+            zip(total.split([t.numel() for t in tensors]), tensors, strict=True)]
+
+
+def process_slice(accelerator: Accelerator | None, count: int) -> slice:
+    """Return the part of ``count`` items that belongs to this process."""
+    a = accelerator
+    index, processes = (a.process_index, a.num_processes) if a else (0, 1)
+    return slice(*(i * count // processes for i in (index, index + 1)))

@@ -1,0 +1,47 @@
+import pytest
+import torch
+
+from cddpm_core.bench import variants
+from cddpm_core.runs.run import Run
+from cddpm_core.sampling.pipeline import make_pipeline, save_pipeline
+
+
+@pytest.fixture
+def trained(tiny, dataset, tmp_path):
+    """A run with a network that sees some of the rows, and with layouts; its name and folder."""
+    run = Run("tiny", outputs=tmp_path)
+    params = tiny.replace(run="tiny", data=str(dataset.files[0].parents[1]), layout_choices=3)
+    run.write_params(params)
+    save_pipeline(make_pipeline(params, dataset), run / "model")
+    return run.name, str(tmp_path)
+
+
+def test_the_plain_loop_trains_the_same_network_on_whole_images(trained, dataset):
+    folder = str(dataset.files[0].parents[1])
+    network, batches, *_ = variants._plain(*trained, folder)
+    ours = variants._trainer(*trained, folder).pipeline.unet
+    assert tuple(network.config.x_shape) == (3, 64, 64) and ours.config.x_shape[1] < 64
+    images, labels = next(batches)
+    assert images.shape == (8, 3, 64, 64) and labels.shape == (8, 24)
+    plain, own = (sum(w.numel() for name, w in n.named_parameters() if "positions" not in name)
+                  for n in (network, ours))
+    assert plain == own  # except for the transformer's position embeddings, of which it has more
+    before = [weight.clone() for weight in network.parameters()]
+    assert variants.train_plain(*trained, folder, 1)[0] > 0
+    assert any(not torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
+
+
+def test_both_ways_of_sampling_use_the_same_layouts_and_noise(trained, monkeypatch):
+    calls, real = [], variants.sample
+
+    def sample(pipeline, labels, seeds, **options):
+        calls.append((labels, list(seeds), options["layout_choices"]))
+        return real(pipeline, labels, seeds, **options)
+
+    monkeypatch.setattr(variants, "sample", sample)
+    seconds, few = variants.sample_one_by_one(*trained, 1)
+    _, many = variants.sample_in_batches(*trained)
+    (few_labels, few_seeds, few_choices), (labels, seeds, choices) = calls
+    assert few.shape == (1, 3, 64, 64) and many.shape == (64, 3, 64, 64) and seconds > 0
+    assert torch.equal(few_labels, labels[:1]) and few_seeds == seeds[:1]
+    assert few_choices == choices == 3

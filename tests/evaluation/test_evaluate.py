@@ -1,0 +1,82 @@
+"""Sampling and scoring the conditions of a file, and which evaluator scores them."""
+
+import json
+
+import pytest
+import torch
+
+from cddpm_core.config.errors import UserError
+from cddpm_core.data.dataset import ConditionDataset, IclevrDataset
+from cddpm_core.evaluation import evaluate
+from cddpm_core.evaluation.evaluate import get_evaluator, sample_and_score
+from cddpm_core.evaluation.evaluator import OFFICIAL_SHA256, Evaluator, build_resnet18
+from cddpm_core.sampling.pipeline import make_pipeline
+
+
+@pytest.fixture(scope="module")
+def evaluator() -> Evaluator:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Evaluator(build_resnet18(), "stand-in", "0" * 64)
+
+
+@pytest.fixture
+def conditions(tmp_path) -> ConditionDataset:
+    (tmp_path / "two.json").write_text(json.dumps([["red cube"], ["cyan sphere", "gray cube"]]))
+    return ConditionDataset(tmp_path / "two.json")
+
+
+@pytest.mark.parametrize("image_size", [64, 32])
+def test_sampling_and_scoring_is_repeatable(tiny, rendered, evaluator, image_size):
+    params = tiny.replace(image_size=image_size, guidance_scale=2, sample_batch_size=20)
+    pipeline = make_pipeline(params, IclevrDataset(rendered, image_size))
+    conditions = ConditionDataset("test")
+    images, scored = sample_and_score(pipeline, evaluator, conditions, params)
+    torch.manual_seed(5)
+    again, rescored = sample_and_score(pipeline, evaluator, conditions, params)
+    assert torch.equal(images, again)
+    assert images.shape == (32, 3, image_size, image_size)
+    assert scored.pop("images_per_second") > 0 and rescored.pop("images_per_second") > 0
+    assert scored == rescored
+    assert scored["objects"] == 72 and len(scored["conditions"]) == 32
+    assert 0 <= scored["micro"] <= 1 and 0 <= scored["macro"] <= 1
+
+
+def test_the_parameters_of_sampling_are_used(tiny, tiny_pipeline, evaluator, conditions):
+    def images(**changes):
+        return sample_and_score(tiny_pipeline, evaluator, conditions, tiny.replace(**changes))[0]
+
+    plain = images()
+    assert torch.allclose(plain, images(sample_batch_size=1), atol=1e-4)
+    for changes in ({"seed": 1}, {"sampler": "ddim"}, {"num_inference_steps": 3},
+                    {"guidance_scale": 9}, {"evaluator_guidance": 30}):
+        assert not torch.allclose(plain, images(**changes), atol=1e-4), changes
+
+
+@pytest.mark.parametrize("sampler", ["dpm_solver++", "heun"])
+def test_the_progress_bar_counts_every_step(tiny, tiny_pipeline, evaluator, conditions, sampler,
+                                            monkeypatch):
+    bars = []
+    monkeypatch.setattr(evaluate, "progress", lambda progress=evaluate.progress, **options: (
+        bars.append(progress(**options)) or bars[-1]))
+    params = tiny.replace(sampler=sampler, sample_batch_size=1)
+    sample_and_score(tiny_pipeline, evaluator, conditions, params, "sampling")
+    assert bars[0].n == bars[0].total > 0
+
+
+def test_a_stand_in_is_only_trained_on_demand(tiny, tmp_path):
+    assert get_evaluator(tiny, tmp_path, train=False) is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_users_evaluator_is_the_official_one(tiny, evaluator, tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint.pth"
+    torch.save({"model": evaluator.model.state_dict()}, path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for given_as in (str(path), "~/checkpoint.pth"):
+        found = get_evaluator(tiny.replace(evaluator=given_as), tmp_path)
+        assert found.kind == "official" and found.sha256 != OFFICIAL_SHA256 and not found.known
+    images = torch.zeros(1, 3, 64, 64)
+    assert torch.allclose(found(images), evaluator(images))
+    with pytest.raises(UserError, match="nowhere.pth: no such file"):
+        get_evaluator(tiny.replace(evaluator=str(tmp_path / "nowhere.pth")), tmp_path)

@@ -1,0 +1,98 @@
+import copy
+
+import pytest
+from report.example_metrics import ANALYSE, VARIANTS
+
+from cddpm_core.config.schema import Params
+from cddpm_core.report import analysis_text
+from cddpm_core.report.facts import Facts
+from cddpm_core.runs.run import Run
+
+EVALUATOR = {"kind": "stand-in", "heldout_micro": 0.99, "known": True}
+
+
+@pytest.fixture
+def facts(tmp_path):
+    metrics = {"data": {"kind": "rendered"}, "evaluator": EVALUATOR,
+               "test": {"micro": 0.8, "macro": 0.75}, "new_test": {"micro": 0.7, "macro": 0.65},
+               "analyse": copy.deepcopy(ANALYSE),
+               "sampling": {"objects": 156, "variants": VARIANTS}}
+    return Facts(Run("tiny", tmp_path), Params(run="tiny"), metrics, {"test": {}}, {})
+
+
+def test_sentences_say_what_was_counted(facts):
+    text = analysis_text.analysis_text(facts)
+    assert "5 objects were seen in another colour: 3 in the colour of another object" in text
+    assert "2 in a colour that was not asked for. Another 2 were seen in another shape" in text
+    assert "6 with both wrong" in text and "is 8.2 of 255 levels on average" in text
+    assert "of the same labels it is 7.5, so generated images are no closer" in text
+    assert "between 16 images generated for `red cube` is 5.0 levels." in text
+    assert "Between 12 training images of these labels it is 6.0." in text
+
+
+def test_where_most_is_lost_is_said(facts):
+    text = analysis_text.analysis_text(facts)
+    assert r"The evaluator finds 0.990 of the objects in held\-out images as they are" in text
+    assert "0.900 from t = 249; 0.850 from t = 999" in text
+    assert "The largest loss, 0.090, is between t = 0 and t = 249." in text
+    facts.metrics["analyse"]["restored"] = [{"timestep": 0, "micro": 0.5},
+                                            {"timestep": 999, "micro": 0.5}]
+    assert "largest loss" not in analysis_text.analysis_text(facts)
+    del facts.metrics["analyse"]["restored"]
+    assert "as they are" not in analysis_text.analysis_text(facts)
+
+
+def test_a_model_that_copies_is_called_closer(facts):
+    facts.metrics["analyse"]["nearest"]["generated"] = 2.0
+    assert "generated images are closer to the training" in analysis_text.analysis_text(facts)
+
+
+def test_what_cannot_be_compared_is_said(facts):
+    facts.metrics["analyse"]["nearest"]["heldout"] = None
+    facts.metrics["analyse"]["diversity"]["training"] = None
+    text = analysis_text.analysis_text(facts)
+    assert "no held-out images to compare with" in text and "Too few training images" in text
+    facts.metrics["analyse"]["raw"] = {}
+    assert "no moving average" in analysis_text.weights_table(facts)
+
+
+def test_tables_have_the_numbers(facts):
+    assert "| 250 to 499 | 0.00200 | 0.00400 | 0.10000 |" in analysis_text.quartile_table(facts)
+    weights = analysis_text.weights_table(facts)
+    assert "| moving average (EMA) | 0.800 | 0.750 | 0.700 | 0.650 |" in weights
+    assert "| last step | 0.500 | 0.250 | 0.500 | 0.250 |" in weights
+    distances = analysis_text.distance_table(facts)
+    assert "| generated images | 20.50 | 0.7500 |" in distances and "not FID and KID" in distances
+    assert "| other held\\-out images | 4.25 | -0.0012 |" in distances
+    sampling = analysis_text.sampling_table(facts)
+    assert "| `ddim` | 10 | 10 | 0.400 in 0.10 s | 0.780 in 0.10 s |" in sampling
+    assert "| `heun` | 50 | 50 | – | 0.800 in 0.50 s |" in sampling
+
+
+def test_what_was_not_measured_has_no_column(facts):
+    for part in facts.metrics["analyse"]["quartiles"]:
+        del part["x_0_without_label"]
+    assert "| 250 to 499 | 0.00200 | 0.10000 |" in analysis_text.quartile_table(facts)
+    facts.metrics["analyse"]["distances"] = None
+    assert "too few images" in analysis_text.distance_table(facts)
+
+
+def test_the_best_variant_and_the_fastest_close_to_it_are_named(facts):
+    text = analysis_text.sampling_text(facts)
+    assert "The best is `heun` in 50 steps with guidance 4 (0.800" in text
+    assert "within 0.03 of it is `ddim` in 10 steps with guidance 4 (0.780" in text
+
+
+def test_nothing_is_said_before_the_stages_have_run(facts):
+    del facts.metrics["analyse"], facts.metrics["sampling"]
+    assert "*analyse* has not been run yet" in analysis_text.analysis_text(facts)
+    assert "*sampling* has not been run yet" in analysis_text.sampling_text(facts)
+    for table in (analysis_text.quartile_table, analysis_text.weights_table,
+                  analysis_text.distance_table, analysis_text.sampling_table):
+        assert table(facts) == ""
+
+
+def test_all_tables_name_data_and_evaluator(facts):
+    for table in (analysis_text.quartile_table, analysis_text.weights_table,
+                  analysis_text.distance_table, analysis_text.sampling_table):
+        assert "rendered scenes; stand-in evaluator, 0.990 micro on held-out" in table(facts)

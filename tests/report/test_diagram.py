@@ -1,0 +1,43 @@
+import pytest
+import torch
+from conftest import ROOT
+
+from cddpm_core.config.presets import read_yaml
+from cddpm_core.config.schema import resolve
+from cddpm_core.model.network import ClassConditionedUnet
+from cddpm_core.report.diagram import network_diagram
+
+
+def words(name, height=64, layout=False):
+    """The words in the diagram of a preset's network."""
+    p = resolve(read_yaml(ROOT / f"params/{name}.yaml"))
+    with torch.device("meta"):
+        model = ClassConditionedUnet(
+            class_emb_size=p.class_emb_size, blocks=p.blocks, channels=p.channels,
+            layers_per_block=p.layers_per_block, patch_size=p.patch_size, x_shape=(3, height, 64),
+            attention_head_dim=p.attention_head_dim, backbone=p.backbone,
+            conditioning=p.conditioning, transformer_blocks=p.transformer_blocks,
+            layout=layout)
+    return [text.get_text() for text in network_diagram(model.config).axes[0].texts]
+
+
+def test_quick_goes_down_one_level_to_its_transformer():
+    found = words("quick", height=48)
+    assert "$x_t$: 48 × 64 × 3" in found and "unshuffle by 4: 12 × 16 × 48" in found
+    assert found.count("12 × 16 × 64\n2 residual") == 2
+    assert "6 × 8 × 128\n2 transformer blocks" in found
+    assert "128 channels for each\nobject of the label" in found
+    assert not any("positions" in text for text in found)
+    assert "objects at\ntheir positions:\n12 × 16 × 64" in words("quick", 48, layout=True)
+
+
+def test_the_original_has_six_levels_and_no_tokens():
+    found = words("seed")
+    assert "2 × 2 × 512\n2 residual" in found and "64 × 64 × 128\n3 residual" in found
+    assert len([text for text in found if "residual" in text]) == 13
+    assert not any("of the label" in text or "shuffle" in text for text in found)
+
+
+@pytest.mark.parametrize("name", ["tutorial", "full", "smoke"])
+def test_every_preset_has_a_diagram(name):
+    assert any("enters every level" in text for text in words(name))

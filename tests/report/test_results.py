@@ -1,0 +1,96 @@
+import json
+
+import pytest
+from report.example_metrics import BENCH, DATA, EVALUATOR, MADE_WITH, SAMPLE, TRAIN
+
+from cddpm_core.config.files import write_json
+from cddpm_core.config.presets import read_yaml
+from cddpm_core.config.schema import resolve
+from cddpm_core.report.results import write_results
+from cddpm_core.runs.run import Run
+
+
+def write_run(outputs, name, params, micro=0.5, missed=0, **metrics):
+    run = Run(name, outputs)
+    run.write_params(params.replace(run=name))
+    both = {"micro": micro, "macro": micro / 2}
+    run.update_metrics({"data": DATA, "evaluator": EVALUATOR, "train": TRAIN, "sample": SAMPLE,
+                        "made_with": MADE_WITH, "test": both, "new_test": both, **metrics})
+    hits = {"conditions": [{"hits": [row >= missed]} for row in range(32)]}
+    (run / "scores.json").write_text(json.dumps({"test": hits, "new_test": hits}))
+
+
+def preset(name):
+    return resolve(read_yaml(f"params/{name}.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def at_root(monkeypatch):
+    from conftest import ROOT
+
+    monkeypatch.chdir(ROOT)
+
+
+def test_without_runs_there_are_the_shipped_weights_alone(tmp_path):
+    text = write_results(tmp_path).read_text(encoding="utf-8")
+    assert "| `metrics.json`, `scores.json` |" in text
+    assert "| `best_cpu`, weights in the package |" in text
+    assert "`make report PARAMS=params/best_cpu.yaml`" in text
+    assert "## Ablations" not in text and "## Speed" not in text and "Table:" not in text
+    write_run(tmp_path, "best_cpu", preset("best_cpu"))
+    assert "weights in the package" not in write_results(tmp_path).read_text(encoding="utf-8")
+
+
+def test_seeds_have_a_row_each_and_a_mean_with_its_interval(tmp_path):
+    quick = preset("quick")
+    for seed, micro in enumerate((0.8, 0.9, 0.7)):
+        name = f"quick_seed{seed}" if seed else "quick"
+        write_run(tmp_path, name, quick.replace(seed=seed), micro)
+    write_run(tmp_path, "mine", quick.replace(epochs=4), 0.6, data={**DATA, "kind": "real"})
+    (tmp_path / "begun").mkdir()
+    write_json(tmp_path / "begun/metrics.json", {"schema": 1})
+    Run("begun", tmp_path).write_params(quick)
+    rows = {row.split("|")[1].strip(): row
+            for row in write_results(tmp_path).read_text(encoding="utf-8").splitlines()
+            if row.startswith("| ")}
+    assert "0.800 | 0.400 | 0.800 | 0.400" in rows["`quick`"]
+    assert "rendered scenes | stand-in evaluator, 0.988 micro on held-out scenes" in rows["`quick`"]
+    assert "2 epochs in 12 min 34 s" in rows["`quick`"]
+    assert "dpm_solver++, 25 steps, guidance 3" in rows["`quick`"]
+    assert "`make report PARAMS=params/quick.yaml`" in rows["`quick`"]
+    assert "--params params/quick.yaml --run quick_seed1 -p seed 1`" in rows["`quick_seed1`"]
+    assert "0.800 ± 0.248" in rows["mean of 3 seeds"]
+    assert '`make seeds PARAMS=params/quick.yaml SEEDS="0 1 2"`' in rows["mean of 3 seeds"]
+    assert "real i-CLEVR images" in rows["`mine`"] and "--run mine -p epochs 4`" in rows["`mine`"]
+    assert "`begun`" not in rows
+
+
+def test_machines_and_unreadable_runs_are_listed(tmp_path):
+    write_run(tmp_path, "quick", preset("quick"))
+    (tmp_path / "quick2").mkdir()
+    (tmp_path / "quick2/metrics.json").write_text("{}")
+    (tmp_path / "quick2/params.yaml").write_text("no_such_parameter: 1\n")
+    text = write_results(tmp_path).read_text(encoding="utf-8").replace("\\", "")
+    assert "- a processor, 2 cores, 24 GiB, commit abcdef123456: `quick`" in text
+    assert "## Not readable" in text and "quick2/params.yaml: unknown parameter" in text
+
+
+def test_ablations_have_gains_over_the_recipe(tmp_path):
+    recipe = preset("ablations/recipe").replace(epochs=1)
+    for seed in (0, 1):
+        suffix = f"_seed{seed}" if seed else ""
+        write_run(tmp_path, f"recipe{suffix}", recipe.replace(seed=seed))
+        write_run(tmp_path, f"adamw{suffix}", preset("ablations/adamw").replace(
+            epochs=1, seed=seed), 0.4, missed=16)
+    text = write_results(tmp_path).read_text(encoding="utf-8")
+    ablations = text[text.index("## Ablations"):]
+    assert "| `recipe` | nothing | 2 | 0.500 ± 0.000 | 0.500 ± 0.000 | – |" in ablations
+    assert "| `adamw` | `optimizer` `adamw`" in ablations and "−0.500 ± " in ablations
+    assert '`make ablations SEEDS="0 1" EPOCHS=1`' in ablations
+
+
+def test_speed_is_there_if_it_was_measured(tmp_path):
+    write_json(tmp_path / "bench/bench.json", BENCH)
+    text = write_results(tmp_path).read_text(encoding="utf-8")
+    assert "12.5 (11.8 to 13.2)" in text and "| `seed_recipe` |" in text
+    assert "Training takes 1.25 billion" in text

@@ -1,0 +1,188 @@
+"""The sentences and tables of the report, on made-up results."""
+
+import subprocess
+import sys
+
+import pytest
+from report.example_metrics import BENCH, DATA, EVALUATOR, write_example
+
+from cddpm_core.config.schema import FIELDS, Params
+from cddpm_core.report import bench_tables, captions, findings, methods, network_text, tables
+from cddpm_core.report.compare import Group
+from cddpm_core.report.facts import read_facts
+from cddpm_core.report.markdown import code, duration, escape, listed
+from cddpm_core.runs.run import Run
+from cddpm_core.scheduler.samplers import SAMPLERS
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory):
+    return write_example(Run("tiny", outputs=tmp_path_factory.mktemp("outputs")))
+
+
+@pytest.fixture
+def facts(example):
+    return read_facts(example, example.params())
+
+
+def test_sentences_and_tables_need_no_torch():
+    modules = ("facts", "methods", "network_text", "findings", "analysis_text", "tables",
+               "captions", "bench_tables", "results")
+    names = ", ".join(f"cddpm_core.report.{name}" for name in modules)
+    found = subprocess.run(
+        [sys.executable, "-c", f"import sys, {names}; print('torch' in sys.modules, "
+         "'matplotlib' in sys.modules)"], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["False", "False"]
+
+
+def test_text_is_escaped_and_code_cannot_end_its_cell():
+    assert escape("a*b |c|\n<d>") == r"a\*b \|c\| \<d\>"
+    assert code("a`b|c") == "`a'b/c`" and code("") == "(empty)"
+    assert listed(["a"]) == "a" and listed(["a", "b", "c"]) == "a, b and c"
+    assert [duration(s) for s in (5.25, 61, 3725)] == ["5.2 s", "1 min 1 s", "1 h 2 min"]
+
+
+def test_results_are_those_of_the_metrics(facts):
+    said, table = findings.result_text(facts), tables.accuracy_table(facts)
+    for name in ("test", "new_test"):
+        part = facts.metrics[name]
+        for text in (said, table):
+            assert f"{part['hits']} of {part['objects']}" in text
+            assert f"{part['micro']:.3f}" in text and f"{part['macro']:.3f}" in text
+    assert "in 25 steps with guidance 3, at 3.21 images per second" in said
+    assert "by 0.250 (18 of 72 objects)" in findings.experiment_text(facts)
+    assert "does not change the micro accuracy" in findings.experiment_text(facts)
+    assert "39,488 images in 12 min 34 s" in findings.training_text(facts)
+    facts.metrics["train"]["finished"] = False
+    assert "**The training is not finished.**" in findings.training_text(facts)
+
+
+def test_data_and_comparison_say_what_was_counted(facts):
+    said = methods.data_text(facts)
+    assert "7 images whose condition is in `test.json` or `new_test.json`" in said
+    assert "No training image shows exactly" in said and "3 of the 32 conditions" in said
+    compared = methods.comparison_text(facts)
+    assert "3 objects were found by fitting" in compared and "at most 1.74 of 255" in compared
+    assert "at most 3.26" in compared and "`real_<0>.png`" in compared
+    table = tables.label_table(facts)
+    assert "2,188" in table and "31 of 32" in table
+
+
+def test_a_stage_that_has_not_run_is_named_with_its_command(facts):
+    facts.metrics.clear()
+    for text, stage in ((findings.summary_text, "evaluate"), (findings.training_text, "train"),
+                        (findings.denoise_text, "denoise"), (methods.data_text, "data")):
+        assert f"The stage *{stage}* has not been run yet: `python -m cddpm_core stage {stage}" \
+            in text(facts)
+    assert "report --params" in findings.experiment_text(facts)
+    assert tables.accuracy_table(facts) == tables.label_table(facts) == ""
+
+
+def test_every_figure_and_table_names_data_and_evaluator(facts):
+    origin = "rendered scenes; stand-in evaluator, 0.988 micro on held-out scenes"
+    for text in (tables.accuracy_table(facts), tables.object_table(facts, "test"),
+                 tables.condition_table(facts, "test"), tables.timesteps_table(facts)):
+        assert origin in text
+    (facts.run / "figures").mkdir(exist_ok=True)
+    (facts.run / "figures/test_grid.png").touch()
+    assert captions.figure(facts, "test_grid", "alt", "Caption.").count(r"0\.988 micro") == 2
+    assert captions.figure(facts, "gone", "alt", "Caption.") == ""
+
+
+def test_guidance_by_the_evaluator_is_stated_everywhere(facts, example):
+    guided = read_facts(example, facts.params.replace(evaluator_guidance=2.0))
+    for text in (guided.origin(), tables.accuracy_table(guided)):
+        assert "sampling was guided by this evaluator, so its scores are biased" in text
+    assert "also guides their sampling" in methods.sampling_text(guided.params)
+    assert "takes no part in sampling" in methods.sampling_text(facts.params)
+    guided.metrics["sample"]["evaluator_guidance"] = 2.0
+    assert "The evaluator guided the sampling" in findings.result_text(guided)
+    assert "The evaluator guided the sampling" not in findings.result_text(facts)
+    table = tables.runs_table(facts, [Group((guided,))])
+    assert "With `evaluator_guidance` the evaluator also guided the sampling." in table
+
+
+def test_an_official_evaluator_and_real_data_are_named_so(facts):
+    assert "cannot be compared" in findings.published_text(facts)
+    facts.metrics["evaluator"] = {**EVALUATOR, "kind": "official", "heldout_micro": None}
+    facts.metrics["data"] = {**DATA, "kind": "real"}
+    assert facts.origin() == "real i-CLEVR images; official evaluator"
+    assert "comparable with published" in findings.published_text(facts)
+    facts.metrics["evaluator"]["known"] = False
+    assert "unknown hash" in facts.origin()
+
+
+def test_layouts_are_described_if_the_network_has_any(facts, example):
+    assert "conditioned on the position of each object" in network_text.network_text(facts)
+    assert "of 4 scenes chosen by the seed" in network_text.network_text(facts)
+    assert "the least crowded of 4 training layouts" in tables.accuracy_table(facts)
+    first = read_facts(example, facts.params.replace(layout_choices=1))
+    assert "scenes chosen by the seed" not in network_text.network_text(first)
+    assert first.layout_note() == ""
+    facts.metrics["train"] = {**facts.metrics["train"], "layouts": 0}
+    assert "No positions are known, and none are used." in network_text.network_text(facts)
+    assert facts.layout_note() == ""
+    without = read_facts(example, facts.params.replace(layout=False))
+    assert "position of each" not in network_text.network_text(without)
+
+
+def test_the_objective_is_that_of_the_run():
+    assert r"f_\theta(x_t, t, y) - x_0" in methods.objective_text(Params())
+    assert "running mean" in methods.objective_text(Params())
+    text = methods.objective_text(Params(prediction_type="epsilon", loss_weighting="min_snr"))
+    assert r"f_\theta(x_t, t, y) - \epsilon" in text and r"\min(\bar\alpha_t" in text
+    plain = methods.objective_text(Params(loss_weighting="uniform", label_drop=0.0,
+                                          guidance_scale=1.0))
+    assert "w_t" not in plain and "weighted" not in plain and "probability" not in plain
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_has_its_sentence(sampler):
+    steps = 1000 if sampler == "ddpm" else 20
+    text = methods.sampling_text(Params(sampler=sampler, num_inference_steps=steps,
+                                        guidance_interval=[0.1, 0.8]))
+    assert str(steps) in text and "$t / T$ from 0.1 to 0.8, and no guidance elsewhere" in text
+
+
+def test_the_training_table_has_the_parameters_that_apply():
+    keys = {row.split("`")[1] for row in tables.training_table(Params()).splitlines()
+            if row.startswith("| `")}
+    assert {"epochs", "muon_learning_rate", "data_scale", "beta_schedule", "seed"} <= keys
+    assert "loss_weight_max" not in keys and "checkpoint_minutes" not in keys
+    assert keys <= set(FIELDS)
+    adam = tables.training_table(Params(optimizer="adamw", standardise=False, trim_rows=False))
+    assert "`muon_learning_rate`" not in adam and "`data_scale`" not in adam
+
+
+def test_missed_objects_are_counted_by_what_was_seen():
+    conditions = [
+        {"labels": ["red cube", "blue sphere"], "predicted": ["blue cube", "red sphere"]},
+        {"labels": ["red cube"], "predicted": ["red cylinder"]},
+        {"labels": ["red cube", "gray sphere"], "predicted": ["gray sphere", "blue cylinder"]},
+    ]
+    assert findings.error_kinds({"conditions": conditions}) == {
+        "colour": 2, "shape": 1, "both": 1}
+
+
+def test_the_hardest_conditions_come_first(facts):
+    rows = tables.condition_table(facts, "test", max_rows=32).splitlines()[2:]
+    accuracies = [float(row.split("|")[2]) for row in rows if row.startswith("|")]
+    assert accuracies == sorted(accuracies) and accuracies[-1] < 1
+    shown = tables.condition_table(facts, "test", max_rows=2)
+    assert f"The 2 of {len(accuracies)} conditions of lowest accuracy" in shown
+    assert "objects were missed:" in findings.discussion(facts)
+
+
+def test_bench_tables_have_ratios_recipes_and_evaluator():
+    speed = bench_tables.bench_table(BENCH).replace("\\,", ",")
+    assert "12.5 (11.8 to 13.2)" in speed and "1,234 and 678" in speed
+    assert "a processor, 2 cores, 24 GiB" in speed and "ours 0.812" in speed
+    assert "runs at 50% of that rate" in bench_tables.arithmetic_text(BENCH)
+    text = bench_tables.race_tables(BENCH)
+    assert "| `ours` | a \\| b | 100 | 1,600 | 2.5 M | 0.500 | 700 |" in text
+    assert "| `seed_recipe` | a \\| b | 100 | 1,600 | 2.5 M | 0.062 | 700 |" in text
+    assert text.count("with run `quick` (rendered data;") == 2
+    assert text.count("trained for 3 minutes each") == 2
+    assert text.count("A random guess scores 0.100.") == 1
+    assert "the peer is not installed" in text
+    assert "make bench" in bench_tables.bench_table({}) and bench_tables.race_tables({}) == ""

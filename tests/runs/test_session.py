@@ -1,0 +1,56 @@
+import pytest
+from conftest import same
+
+from cddpm_core.config.errors import UserError
+from cddpm_core.evaluation import evaluate
+from cddpm_core.runs.run import OUTPUTS, Run
+from cddpm_core.runs.session import Session, open_session
+from cddpm_core.sampling.pipeline import make_pipeline, save_pipeline
+
+
+@pytest.fixture
+def outputs(tmp_path, monkeypatch):
+    monkeypatch.setenv(OUTPUTS, str(tmp_path / "outputs"))
+    return tmp_path / "outputs"
+
+
+def test_the_cell_can_be_run_again_after_others(outputs, capsys):
+    namespace = {"run": "mine", "epochs": 2, "_": 1}
+    namespace["session"] = open_session(namespace)
+    assert capsys.readouterr().out == "run 'mine'\n"
+    namespace |= {"names": ["a"], "count": 3, "epochs": 4, "run": namespace["session"].run}
+    session = open_session(namespace)
+    assert session.run.name == "mine" and session.params.epochs == 4
+    assert session.run.params() == session.params and not (outputs / "quick").exists()
+
+
+def test_a_mistyped_parameter_is_one_sentence(outputs):
+    with pytest.raises(UserError, match="unknown parameter 'epochz'"):
+        open_session({"run": "mine", "epochz": 2})
+
+
+def test_everything_is_loaded_once_when_it_is_first_used(outputs, tiny, rendered, monkeypatch):
+    run = Run("mine")
+    session = Session(run, tiny.replace(data=str(rendered)))
+    assert set(session.__dict__) == {"run", "params", "_train_evaluator"}
+    assert session.source.kind == "real" and session.device.type == "cpu"
+    assert len(session.dataset) == 36 and session.dataset is session.dataset
+    asked = []
+    monkeypatch.setattr(evaluate, "stand_in", lambda *_, **options: asked.append(options["train"]))
+    assert session.evaluator is session.evaluator is None and asked == [True]
+    assert Session(run, tiny, train_evaluator=False).evaluator is None and asked == [True, False]
+
+
+def test_a_model_is_there_only_after_training(outputs, tiny, dataset, capsys):
+    session = Session(Run("mine"), tiny)
+    for name in ("trained", "pipeline"):
+        with pytest.raises(UserError, match="no 'train' yet, first run 'python -m cddpm_core"):
+            getattr(session, name)
+    made = make_pipeline(tiny, dataset)
+    save_pipeline(made, session.run / "model")
+    session.run.update_metrics({"train": {"finished": False}})
+    assert same(dict(session.pipeline.unet.state_dict()), dict(made.unet.state_dict()))
+    assert capsys.readouterr().out == "The training of this model is NOT finished.\n"
+    session.run.update_metrics({"train": {"finished": True}})
+    assert Session(session.run, tiny).trained == {"finished": True}
+    assert capsys.readouterr().out == ""

@@ -1,0 +1,81 @@
+import pytest
+from conftest import ROOT
+
+from cddpm_core.config.presets import read_yaml
+from cddpm_core.config.schema import Params, keys_affecting, resolve
+from cddpm_core.runs import sweep
+from cddpm_core.runs.archive import RECORD, archive_stale_training, record_training
+from cddpm_core.runs.run import OUTPUTS, Run
+from cddpm_core.runs.stages import EXPERIMENTS
+from cddpm_core.training.checkpoint import write_checkpoint
+
+ABLATIONS = sorted((ROOT / "params/ablations").glob("*.yaml"))
+QUICK = resolve(read_yaml(ROOT / "params/quick.yaml"))
+
+
+@pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: path.stem)
+def test_an_ablation_changes_what_its_file_says(path):
+    values = read_yaml(path)
+    changed = resolve(values, str(path)).to_dict()
+    differing = {key for key, value in QUICK.to_dict().items() if changed[key] != value}
+    assert differing == set(values) and len(differing) <= 3
+    assert bool(differing) == (path.stem != "recipe")
+    assert path.read_text().startswith("# quick, ")
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_is_one_of_the_run_quick_without_training_it_anew(name):
+    changed = resolve(read_yaml(ROOT / f"params/experiments/{name}.yaml"))
+    assert (changed.run, changed.experiments) == ("quick", [name])
+    assert all(getattr(changed, key) == getattr(QUICK, key)
+               for key in keys_affecting("weights", "data", "length"))
+
+
+@pytest.fixture
+def stages(monkeypatch, tmp_path):
+    """What `run_sweep` asks the pipeline for, each training leaving a checkpoint."""
+    monkeypatch.setenv(OUTPUTS, str(tmp_path))
+    asked = []
+
+    def run_stages(names, params):
+        run = Run(params.run)
+        assert archive_stale_training(run, params) == ""  # what it takes it can go on with
+        asked.append((params.run, params.seed, names[-1], (run / "checkpoint.pt").exists()))
+        (run / "model").mkdir(parents=True, exist_ok=True)
+        if not (run / "history.jsonl").exists():
+            lines = ['{"step": 1, "loss": 0.5}', '{"step": 1, "test": {}}', ""]
+            (run / "history.jsonl").write_text("\n".join(lines))
+        if not (run / "checkpoint.pt").exists():
+            record_training(run, params)
+            write_checkpoint(run / "checkpoint.pt", params,
+                             {"images": 8, "labels": "", "pixels": ""}, 1, {})
+            (run / "model/weights").write_text(params.run)
+        return run
+
+    monkeypatch.setattr(sweep, "run_stages", run_stages)
+    return asked
+
+
+def test_each_preset_runs_with_each_seed_and_the_first_is_reported(stages, tmp_path):
+    presets = [Params(run="a"), Params(run="b", guidance_scale=1.0), Params(run="c", epochs=9)]
+    assert sweep.run_sweep(presets, [0, 4]).name == "a"
+    assert stages == [("a", 0, "evaluate", False), ("a_seed4", 4, "evaluate", False),
+                      # Sampled otherwise only: the training is that of a.
+                      ("b", 0, "evaluate", True), ("b_seed4", 4, "evaluate", True),
+                      ("c", 0, "evaluate", False), ("c_seed4", 4, "evaluate", False),
+                      ("a", 0, "report", True)]
+    assert (tmp_path / "b_seed4/model/weights").read_text() == "a_seed4"
+    assert (tmp_path / "b" / RECORD).read_text() == (tmp_path / "a" / RECORD).read_text()
+    # Accuracies along the way were of the other sampling.
+    assert Run("b").history() == [{"step": 1, "loss": 0.5}]
+
+
+def test_a_training_that_is_there_is_not_overwritten(stages, tmp_path):
+    a, b = Params(run="a"), Params(run="b", guidance_scale=1.0)
+    (tmp_path / "b/model").mkdir(parents=True)
+    (tmp_path / "b/model/weights").write_text("older")
+    write_checkpoint(tmp_path / "b/checkpoint.pt", b, {"images": 8, "labels": "", "pixels": ""},
+                     1, {})
+    sweep.run_sweep([a, b])
+    assert ("b", 0, "evaluate", True) in stages
+    assert (tmp_path / "b/model/weights").read_text() == "older"

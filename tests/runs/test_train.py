@@ -1,0 +1,96 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+from cddpm_core.config.errors import UserError
+from cddpm_core.config.presets import to_yaml
+from cddpm_core.evaluation import evaluate, stand_in
+from cddpm_core.runs.archive import RECORD
+from cddpm_core.runs.run import OUTPUTS, Run
+from cddpm_core.runs.session import Session
+from cddpm_core.runs.train import launch, train_run, train_session
+from cddpm_core.training.checkpoint import read_checkpoint
+
+# --multi_gpu is what starts several processes on one machine, whatever they compute on.
+ACCELERATE = ["accelerate.commands.launch", "--multi_gpu", "--num_processes=2",
+              "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no",
+              "--main_process_port=0"]
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory):
+    """An outputs folder with an evaluator of little use in its cache."""
+    return tmp_path_factory.mktemp("outputs")
+
+
+@pytest.fixture
+def params(tiny, outputs, rendered, monkeypatch):
+    monkeypatch.setattr(stand_in, "HELDOUT_IMAGES", 20)
+    monkeypatch.setenv(OUTPUTS, str(outputs))
+    params = tiny.replace(run="one", data=str(rendered), epochs=4, evaluate_every=2,
+                          evaluator_images=64, evaluator_epochs=1, experiment_epochs=0,
+                          muon_learning_rate=0.002)
+    evaluate.get_evaluator(params, outputs / "cache")
+    return params
+
+
+def assert_alike(one: Run, two: Run):
+    """Two trainings are the same but for rounding."""
+    a, b = (read_checkpoint(run / "checkpoint.pt") for run in (one, two))
+    assert a["step"] == b["step"] == 18
+    first, second = (state["parts"]["model"] for state in (a, b))
+    start = sum(weight.norm() for weight in first.values())
+    assert sum((first[key] - second[key]).norm() for key in first) < 2e-3 * start
+    grids = [np.asarray(Image.open(run / "figures/progress/epoch_002.png")).astype(int)
+             for run in (one, two)]
+    assert np.abs(grids[0] - grids[1]).mean() < 1
+    assert one.read("metrics.json")["train"]["finished"]
+
+
+def test_a_session_trains_once_and_then_has_the_model(params, outputs, rendered, tmp_path):
+    session = Session(Run("session"), params)
+    result = train_session(session)
+    assert result["finished"] and session.run.read("metrics.json")["train"] == result
+    assert session.run.read(RECORD)["data"]["count"] == 36
+    first = session.pipeline
+    link = tmp_path / "link"
+    link.symlink_to(rendered)
+    again = Session(session.run, params.replace(data=str(link)))  # the same data
+    seen = []
+    assert train_session(again, watch=seen.append)["steps"] == result["steps"] and not seen
+    train_session(session)
+    assert session.pipeline is not first  # it is loaded anew
+
+
+def test_two_processes_train_as_one_does_and_their_number_may_change(params, tmp_path):
+    assert train_run(params)["finished"]
+    params = params.replace(run="two", max_steps=9)
+    file = tmp_path / "params.yaml"
+    file.write_text(to_yaml(params))
+    done = subprocess.run([sys.executable, "-m", *ACCELERATE, "-m", "cddpm_core", "train",
+                           "--params", str(file)], cwd=ROOT, text=True, capture_output=True,
+                          timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("training:   0%") == 1  # one progress bar, of the first process
+    assert Run("two").read("metrics.json")["train"]["steps"] == 9
+    assert train_run(params.replace(max_steps=0, gradient_accumulation_steps=3))["finished"]
+    assert_alike(Run("one"), Run("two"))
+
+
+def test_a_fault_of_the_first_process_alone_ends_them_all(params, outputs):
+    (outputs / "held").mkdir()
+    hold = ("import sys, time; from cddpm_core.runs.lock import locked\n"
+            "with locked(sys.argv[1]): print('held', flush=True); time.sleep(300)")
+    holder = subprocess.Popen([sys.executable, "-c", hold, str(outputs / "held")],
+                              stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(UserError, match=f"in use by process {holder.pid}"):
+            launch(Run("held"), params.replace(run="held", num_processes=2))
+    finally:
+        holder.kill()
+    assert not (outputs / "held/checkpoint.pt").exists()

@@ -1,0 +1,75 @@
+"""The house: rooms that import one way, a core that needs little, and files of one thought."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+from importlinter import cli
+
+import cddpm_core
+
+PACKAGE = ROOT / "cddpm_core"
+CORE = ("data", "scheduler", "model", "sampling")
+LEAN = (*CORE, "training", "evaluation")
+HEAVY = ("papermill", "IPython", "ipykernel", "ipywidgets", "jupyterlab", "nbformat", "nbconvert",
+         "matplotlib", "pypandoc", "typst", "numba")
+
+
+def modules(*rooms):
+    return [str(path.relative_to(ROOT).with_suffix("")).replace("/", ".")
+            for room in rooms for path in sorted((PACKAGE / room).glob("[!_]*.py"))]
+
+
+def lines(*rooms):
+    return {path: len(path.read_text().splitlines())
+            for room in rooms for path in (PACKAGE / room).rglob("*.py")}
+
+
+def test_rooms_import_one_way():
+    assert cli.lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True) == 0
+
+
+def test_training_needs_neither_notebooks_nor_figures_nor_the_renderer():
+    code = (f"import sys\nfor name in {modules(*LEAN)}:\n    __import__(name)\n"
+            f"sys.exit(', '.join(name for name in {HEAVY} if name in sys.modules) or 0)")
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+
+
+@pytest.mark.parametrize("module", ["cddpm_core", "cddpm_core.config.schema",
+                                    "cddpm_core.runs.stages", "cddpm_core.report.findings"])
+def test_does_not_wait_for_torch(module):
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_the_core_is_thin_and_no_file_is_long():
+    assert sum(lines(*CORE).values()) <= 1700
+    assert {path.name: count for path, count in lines(".").items() if count > 250} == {}
+
+
+def test_the_readme_of_the_package_names_every_module():
+    told = (PACKAGE / "README.md").read_text()
+    rooms = [path.parent.name for path in PACKAGE.glob("*/__init__.py")]
+    assert {name for name in modules(*rooms)
+            if f"`{name.split('.')[2]}`" not in told} == set()
+
+
+@pytest.mark.parametrize("name", cddpm_core.__all__)
+def test_every_public_name_is_there(name):
+    assert getattr(cddpm_core, name) is not None
+    assert name in dir(cddpm_core)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'sampel'"):
+        _ = cddpm_core.sampel
+
+
+def test_no_old_words_are_left():
+    """The vocabulary is the field's: sample, condition, position, trajectory, variant."""
+    old = re.compile(r"\b(draw_places|label_sets|film|arms|walk(s|ed)?|pulled)\b")
+    assert {path.name: found[0] for path in PACKAGE.rglob("*.py")
+            if (found := old.search(path.read_text()))} == {}

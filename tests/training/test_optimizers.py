@@ -1,0 +1,210 @@
+import copy
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from cddpm_core.config.schema import Params
+from cddpm_core.model.codec import PixelCodec
+from cddpm_core.model.network import make_network
+from cddpm_core.training import optimizers as module
+from cddpm_core.training.optimizers import KernelMuon, lr_factor, make_optimizers, orthogonalised
+
+
+def network(seed: int = 0) -> nn.Sequential:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.SiLU(), nn.Flatten(),
+                             nn.Linear(8 * 4 * 4, 5, bias=False))
+
+
+def images(seed: int) -> torch.Tensor:
+    return torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
+
+
+def steps(model, optimizer, seeds):
+    for seed in seeds:
+        model(images(seed)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def test_muon_updates_the_kernels_through_their_views():
+    model = network()
+    weights = list(model.parameters())
+    before = [weight.detach().clone() for weight in weights]
+    muon = KernelMuon(weights, lr=0.1, weight_decay=0.0)
+    steps(model, muon, [0])
+    for weight, old in zip(weights, before, strict=True):
+        change = (weight.detach() - old).flatten(1)
+        rows, columns = change.shape
+        # Orthogonalised: all singular values of the update are about the rate.
+        values = torch.linalg.svdvals(change) / (0.1 * max(1, rows / columns) ** 0.5)
+        assert values.min() > 0.3 and values.max() < 1.4
+    for view, weight in zip(muon.param_groups[0]["params"], weights, strict=True):
+        assert view.data_ptr() == weight.data_ptr() and view.ndim == 2
+
+
+@given(rows=st.integers(1, 40), columns=st.integers(1, 40), seed=st.integers(0, 99))
+def test_orthogonalised_is_the_iteration_step_by_step(rows, columns, seed):
+    matrix = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+    a, b, c = 3.4445, -4.7750, 2.0315
+    u, values, v = torch.linalg.svd((matrix / matrix.norm()).double(), full_matrices=False)
+    for _ in range(4):
+        values = a * values + b * values**3 + c * values**5
+    expected = (u * values @ v).float()
+    assert torch.allclose(orthogonalised(matrix, (a, b, c), 4, 1e-7), expected, atol=1e-3)
+
+
+def test_orthogonalised_of_zero_is_zero():
+    zero = torch.zeros(3, 5)
+    assert torch.equal(orthogonalised(zero, (3.4, -4.8, 2.0), 5, 1e-7), zero)
+
+
+def test_muon_in_float32_takes_the_steps_of_bfloat16(monkeypatch):
+    found = []
+    for bf16 in (True, False):
+        monkeypatch.setattr(module, "computes_bf16", lambda device, bf16=bf16: bf16)
+        model = network()
+        muon = KernelMuon(list(model.parameters()), lr=0.05, weight_decay=0.1, ns_steps=4)
+        steps(model, muon, range(3))
+        found.append((model, muon.state_dict()["state"]))
+    (half, state), (full, other) = found
+    for a, b, before in zip(half.parameters(), full.parameters(), network().parameters(),
+                            strict=True):
+        assert (a - b).norm() < 0.03 * (a - before).norm() and not torch.equal(a, b)
+    assert state.keys() == other.keys()
+    assert all(state[key].keys() == other[key].keys() for key in state)
+
+
+def test_muon_lowers_a_loss():
+    model = network()
+    muon = KernelMuon(list(model.parameters()), lr=0.02, weight_decay=0.0)
+    before = model(images(0)).square().mean().item()
+    steps(model, muon, [0] * 10)
+    assert model(images(0)).square().mean().item() < before / 2
+
+
+def test_muon_forgets_gradients():
+    model = network()
+    muon = KernelMuon(list(model.parameters()), lr=0.1)
+    model(images(0)).mean().backward()
+    muon.step()
+    muon.zero_grad()
+    assert all(weight.grad is None for weight in model.parameters())
+    before = copy.deepcopy(model.state_dict())
+    muon.step()
+    assert all(torch.equal(before[key], new) for key, new in model.state_dict().items())
+
+
+def test_the_state_of_muon_round_trips(tmp_path):
+    first = network()
+    muon = KernelMuon(list(first.parameters()), lr=0.05, weight_decay=0.0)
+    steps(first, muon, range(3))
+    torch.save(muon.state_dict(), tmp_path / "muon.pt")
+    second = network()
+    second.load_state_dict(first.state_dict())
+    other = KernelMuon(list(second.parameters()), lr=0.7)
+    other.load_state_dict(torch.load(tmp_path / "muon.pt", weights_only=True))
+    assert other.param_groups[0]["lr"] == 0.05
+    steps(first, muon, range(3, 6))
+    steps(second, other, range(3, 6))
+    for a, b in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b)
+    third = network()
+    third.load_state_dict(first.state_dict())
+    fresh = KernelMuon(list(third.parameters()), lr=0.05, weight_decay=0.0)
+    steps(first, muon, [6])
+    steps(third, fresh, [6])
+    assert not torch.equal(first[0].weight, third[0].weight)
+
+
+CONFIGURATIONS = [
+    {"optimizer": optimizer, "conditioning": conditioning, "backbone": backbone}
+    for optimizer in ("adam", "adamw", "muon")
+    for conditioning, backbone in (("class_embedding", "unet"), ("class_embedding", "u_vit"),
+                                   ("object_tokens", "u_vit"))]
+
+
+@pytest.mark.parametrize("changes", CONFIGURATIONS,
+                         ids=lambda changes: "-".join(map(str, changes.values())))
+def test_every_weight_is_in_exactly_one_optimiser_and_moves(tiny, changes):
+    params = tiny.replace(**changes, image_size=16, layers_per_block=1)
+    model = make_network(params, PixelCodec(16), layout=True)
+    optimizers = make_optimizers(model, params)
+    held = [tensor.data_ptr() for o in optimizers
+            for group in o.param_groups for tensor in group["params"]]
+    assert sorted(held) == sorted(weight.data_ptr() for weight in model.parameters())
+    assert len(set(held)) == len(held)
+    before = copy.deepcopy(model.state_dict())
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.eye(24) + torch.eye(24).roll(1, 0)
+    for _ in range(4):  # gates that start at zero open one after the other
+        output = model(torch.randn(24, 3, 16, 16, generator=generator),
+                       torch.arange(24) % 20, labels, torch.full((24, 24, 2), 0.4))
+        (output - 1).square().mean().backward()
+        for o in optimizers:
+            o.step()
+            o.zero_grad()
+    still = [name for name, weight in model.named_parameters()
+             if torch.equal(weight, before[name])]
+    # A key's bias adds the same to all cells, which the softmax ignores.
+    assert all("to_k.bias" in name for name in still), still
+
+
+@pytest.mark.parametrize("changes", CONFIGURATIONS[-3:],
+                         ids=lambda changes: "-".join(map(str, changes.values())))
+def test_muon_trains_the_inner_matrices_alone(tiny, changes):
+    params = tiny.replace(**changes)
+    model = make_network(params, PixelCodec(), layout=True)
+    *muon, adamw = make_optimizers(model, params)
+    names = {weight.data_ptr(): name for name, weight in model.named_parameters()}
+    inner = {names[view.data_ptr()] for half in muon for view in half.param_groups[0]["params"]}
+    assert all(half.param_groups[0]["lr"] == params.muon_learning_rate for half in muon)
+    assert all(group["lr"] == params.learning_rate for group in adamw.param_groups)
+    assert not any(part in name for name in inner
+                   for part in ("bias", "conv_in", "conv_out", "embedding", "norm", "object_tokens",
+                                "positions", "downsample.", "upsample."))
+    assert any("conv1" in name for name in inner)
+    assert any("attention" in name for name in inner)
+
+
+rates = st.builds(Params, lr_schedule=st.sampled_from(["constant", "linear", "cosine"]),
+                  lr_warmup_steps=st.integers(0, 50), lr_decay_start=st.floats(0, 1))
+
+
+@given(rates, st.integers(1, 3000), st.data())
+def test_the_learning_rate_stays_between_zero_and_its_peak(params, total, data):
+    step = data.draw(st.integers(0, total))
+    assert 0 <= lr_factor(step, total, params) <= 1
+    assert lr_factor(0, total, params) > 0
+
+
+@given(rates, st.integers(60, 3000))
+def test_the_learning_rate_ends_at_zero_unless_constant(params, total):
+    end = lr_factor(total, total, params)
+    decays = params.lr_schedule == "cosine" or (
+        params.lr_schedule == "linear" and params.lr_decay_start < 1)
+    assert end == pytest.approx(0 if decays else 1, abs=1e-6)
+
+
+@given(rates, st.integers(60, 3000))
+def test_the_learning_rate_rises_in_the_warm_up_alone(params, total):
+    factors = [lr_factor(step, total, params) for step in range(total + 1)]
+    warm = params.lr_warmup_steps
+    after = factors[warm:]
+    assert all(a >= b - 1e-12 for a, b in zip(after, after[1:], strict=False))
+    if params.lr_schedule == "constant" or (params.lr_schedule == "linear"
+                                            and params.lr_decay_start > warm / total):
+        rise = factors[: warm + 1]
+        assert rise == sorted(rise) and rise[-1] == pytest.approx(1)
+
+
+def test_schedules_at_some_steps():
+    params = Params(lr_schedule="linear", lr_warmup_steps=9, lr_decay_start=0.5)
+    assert [lr_factor(s, 1000, params) for s in (0, 4, 9, 500, 750, 1000)] == pytest.approx(
+        [0.1, 0.5, 1, 1, 0.5, 0])
+    cosine = params.replace(lr_schedule="cosine", lr_warmup_steps=0)
+    assert [lr_factor(s, 1000, cosine) for s in (0, 500, 1000)] == pytest.approx([1, 0.5, 0])
