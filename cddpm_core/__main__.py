@@ -98,7 +98,7 @@ def _export(run: Any) -> list[str]:
 def stage(params: Params, stage: str, force: bool) -> None:
     """Run one stage and the stages it needs.
 
-    The stages are data, train, evaluate, denoise, analyse, timesteps, sampling and report.
+    A stage is a notebook's name, such as evaluate; all are listed in notebooks/README.md.
     """
     from cddpm_core.runs.stages import run_stages, with_needs
 

@@ -1,6 +1,5 @@
 """The house: rooms that import one way, a core that needs little, and files of one thought."""
 
-import re
 import subprocess
 import sys
 
@@ -66,10 +65,3 @@ def test_every_public_name_is_there(name):
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'sampel'"):
         _ = cddpm_core.sampel
-
-
-def test_no_old_words_are_left():
-    """The vocabulary is the field's: sample, condition, position, trajectory, variant."""
-    old = re.compile(r"\b(draw_places|label_sets|film|arms|walk(s|ed)?|pulled)\b")
-    assert {path.name: found[0] for path in PACKAGE.rglob("*.py")
-            if (found := old.search(path.read_text()))} == {}

@@ -25,12 +25,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cddpm_core.config.errors import UserError
-from cddpm_core.evaluation.evaluator import build_resnet18, load_official
+from cddpm_core.config.presets import read_yaml
+from cddpm_core.config.schema import FIELDS, Params, resolve
 from cddpm_core.data.images import load_image
 from cddpm_core.data.labels import OBJECTS, read_conditions, read_objects, read_train
+from cddpm_core.evaluation.evaluator import build_resnet18, load_official
 from cddpm_core.model.network import load_model, make_model
-from cddpm_core.config.schema import FIELDS, Params, resolve
-from cddpm_core.config.presets import read_yaml
 from cddpm_core.runs.run import Run
 from cddpm_core.training.trainer import Trainer
 

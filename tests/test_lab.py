@@ -11,10 +11,11 @@ import urllib.request
 import pytest
 from conftest import ROOT
 
-from cddpm_core.evaluation import evaluate as evaluation, stand_in as standin
 from cddpm_core.data.dataset import IclevrDataset
-from cddpm_core.runs.run import Run
 from cddpm_core.data.source import data_source
+from cddpm_core.evaluation import evaluate as evaluation
+from cddpm_core.evaluation import stand_in as standin
+from cddpm_core.runs.run import Run
 from cddpm_core.training.loop import train
 
 

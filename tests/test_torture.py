@@ -24,16 +24,17 @@ from conftest import ROOT, same
 from PIL import Image
 from safetensors.torch import load_file
 
-from cddpm_core.evaluation import evaluate as evaluation, stand_in as standin
-from cddpm_core.data.dataset import IclevrDataset
 from cddpm_core.config.errors import UserError
-from cddpm_core.config.schema import Params, resolve
-from cddpm_core.runs.periodic import periodic_evaluation
 from cddpm_core.config.presets import read_yaml, to_yaml
-from cddpm_core.runs.run import Run
+from cddpm_core.config.schema import Params, resolve
+from cddpm_core.data.dataset import IclevrDataset
 from cddpm_core.data.source import data_source
-from cddpm_core.training.trainer import read_checkpoint
+from cddpm_core.evaluation import evaluate as evaluation
+from cddpm_core.evaluation import stand_in as standin
+from cddpm_core.runs.periodic import periodic_evaluation
+from cddpm_core.runs.run import Run
 from cddpm_core.training.loop import load_trained, train
+from cddpm_core.training.trainer import read_checkpoint
 
 KILLS = int(os.environ.get("CDDPM_KILLS", "0"))
 READ = {

@@ -27,8 +27,7 @@ __all__ = ["ConditionDataset", "IclevrDataset"]
 class IclevrDataset(Dataset):
     """The training images of a data folder.
 
-    Item ``i`` is an image, float (3, image_size, image_size) in [-1, 1], and
-    its multi-hot label, float (24,), in the order of ``train.json``.
+    Item ``i`` is an image, float (3, H, W) in [-1, 1], and its multi-hot label, float (24,).
 
     Args:
         folder: the data folder.
@@ -36,11 +35,10 @@ class IclevrDataset(Dataset):
         leave_out: conditions, in any order of names, whose images are not taken.
         in_memory: hold the resized set as uint8 (N, H, W, 3) in ``pixels``,
             221 MB for the lab's 18,009 images, instead of reading files again.
-        cache: a folder to keep that resized set in, as ``.npy``. It is read from there while
-            names, sizes and times of the image files and the code that reads them stay the same.
+        cache: a folder to keep that resized set in. It is read from there while names, sizes and
+            times of the image files, and the code that reads them, stay the same.
 
-    Raises `UserError` for missing or malformed label files and for missing or
-    unreadable images, the missing ones before any image is read.
+    Raises `UserError` for label files and images that are missing or cannot be read.
     """
 
     def __init__(self, folder: str | Path, image_size: int = 64, in_memory: bool = True,

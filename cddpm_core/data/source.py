@@ -42,13 +42,11 @@ def data_source(params: Params, cache: Path) -> DataSource:
 
     rendered = []
     for split, scenes in (("train", params.num_scenes), ("heldout", params.heldout_scenes)):
-        # The held-out scenes draw from seeds no training split reaches.
-        seed = params.data_seed + (0 if split == "train" else 2**31)
         folder = cache / f"data/{split}-{renderer_version()}-{scenes}-seed{params.data_seed}"
         if not (folder / "train.json").exists():
             from cddpm_core.scenes.dataset import render_dataset  # numba loads slowly
 
-            render_dataset(folder, num_scenes=scenes, seed=seed)
+            render_dataset(folder, num_scenes=scenes, seed=params.data_seed, split=split)
         rendered.append(folder)
     return DataSource("rendered", *rendered, sha256_of(rendered[0] / "train.json"))
 

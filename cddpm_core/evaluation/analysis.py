@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cddpm_core.config.seeds import torch_generator
 from cddpm_core.data.dataset import IclevrDataset
 from cddpm_core.data.labels import to_multi_hot
 from cddpm_core.evaluation.evaluator import Evaluator
@@ -37,7 +38,7 @@ def quartile_errors(pipeline: ClassConditionedPipeline, images: torch.Tensor,
     denoiser = Denoiser(pipeline.unet, pipeline.scheduler, mixed_precision)
     scales = {"x_0": 1.0, **({"x_0_without_label": 0.0} if unlabelled else {})}
     T = pipeline.scheduler.config.num_train_timesteps
-    generator, device = torch.Generator().manual_seed(seed), pipeline.device
+    generator, device = torch_generator(seed, "quartiles"), pipeline.device
     found = []
     for quarter in range(4):
         low, high = quarter * T // 4, max(quarter * T // 4 + 1, (quarter + 1) * T // 4)
@@ -80,8 +81,8 @@ def reconstruct(pipeline: ClassConditionedPipeline, evaluator: Evaluator, images
     found = {0: score(evaluator(evaluator.resized(images)), conditions)["micro"]}
     for strength in strengths:
         seen: list[int] = []
-        again = sample(pipeline, labels, image_seeds(seed, len(labels)), images=images,
-                       positions=positions, strength=strength, bar=bar, **options,
+        again = sample(pipeline, labels, image_seeds(seed, len(labels), "reconstruct"),
+                       images=images, positions=positions, strength=strength, bar=bar, **options,
                        callback=lambda moment, seen=seen: seen.append(moment["timestep"]))
         found[seen[0]] = score(evaluator(evaluator.resized(again)), conditions)["micro"]
     return [{"timestep": timestep, "micro": micro} for timestep, micro in found.items()]

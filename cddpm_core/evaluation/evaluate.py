@@ -21,8 +21,6 @@ from cddpm_core.scheduler.samplers import make_sampler
 
 __all__ = ["get_evaluator", "sample_and_score"]
 
-EVALUATOR_SEED = 2**40  # added to the data's seed, so that the stand-in has scenes of its own
-
 
 def get_evaluator(params: Params, cache: Path, device: torch.device | str = "cpu",
                   train: bool = True) -> Evaluator | None:
@@ -32,7 +30,7 @@ def get_evaluator(params: Params, cache: Path, device: torch.device | str = "cpu
     """
     if params.evaluator:
         return load_official(Path(params.evaluator).expanduser(), device=device)
-    return stand_in(cache / "evaluator", seed=params.data_seed + EVALUATOR_SEED,
+    return stand_in(cache / "evaluator", seed=params.data_seed,
                     num_images=params.evaluator_images, epochs=params.evaluator_epochs,
                     device=device, train=train)
 

@@ -22,6 +22,9 @@ from cddpm_core.scenes.version import renderer_version
 __all__ = ["HELDOUT_IMAGES", "stand_in"]
 
 HELDOUT_IMAGES = 2000  # that its own accuracy is measured on
+# The modules that decide the weights, besides the renderer.
+MADE_BY = ("cddpm_core.evaluation.stand_in_training", "cddpm_core.evaluation.augmentation",
+           "cddpm_core.training.optimizers", "cddpm_core.config.seeds")
 
 
 def stand_in(
@@ -42,8 +45,7 @@ def stand_in(
     them trains a new one.
     """
     training = {"seed": seed, "num_images": num_images, "epochs": epochs, "batch_size": batch_size}
-    settings = {**training, "renderer": renderer_version(), "code": code_hash(
-        "cddpm_core.evaluation.stand_in_training", "cddpm_core.evaluation.augmentation")}
+    settings = {**training, "renderer": renderer_version(), "code": code_hash(*MADE_BY)}
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
     folder = Path(cache) / key
     if (folder / "evaluator.json").exists():

@@ -16,6 +16,7 @@ from torchvision.models import ResNet
 
 from cddpm_core.config.device import computes_bf16
 from cddpm_core.config.progress import progress as progress_bar
+from cddpm_core.config.seeds import stream_seed, torch_generator
 from cddpm_core.data.images import to_float
 from cddpm_core.data.labels import COLOURS, OBJECTS, SHAPES
 from cddpm_core.evaluation.augmentation import augment, degrade, move, uniform
@@ -29,7 +30,6 @@ __all__ = ["plain_state", "train_stand_in"]
 # Half as many spheres, because the difficulty is to distinguish cubes from cylinders.
 _PROBABILITIES = np.array([0.5 if name.endswith("sphere") else 1.0 for name in OBJECTS])
 _PROBABILITIES /= _PROBABILITIES.sum()
-_HELDOUT_SEED = 2**32  # added to the seed: greater than every seed of a run
 
 
 def train_stand_in(
@@ -56,8 +56,8 @@ def train_stand_in(
 
     device = torch.device(device)
     images, labels, centres = map(torch.from_numpy, render_set(
-        num_images, seed, probabilities=_PROBABILITIES, progress=progress))
-    generator = torch.Generator().manual_seed(seed)
+        num_images, seed, "evaluator", probabilities=_PROBABILITIES, progress=progress))
+    generator = torch_generator(seed, "evaluator order")
     model, heads = (part.to(device) for part in _new_network(seed))
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.995), use_buffers=True)
     optimizers = _optimizers(model, heads)
@@ -97,7 +97,7 @@ def train_stand_in(
 def _new_network(seed: int) -> tuple[ResNet, nn.ModuleList]:
     """Return an initialised ResNet-18 and its two auxiliary heads, for training."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(stream_seed(seed, "evaluator weights"))
         model = build_resnet18()
         heads = nn.ModuleList(
             [nn.Conv2d(128, len(COLOURS) + len(SHAPES), 1), nn.Conv2d(256, len(OBJECTS), 1)]
@@ -184,11 +184,12 @@ def _held_out(evaluator: Evaluator, seed: int, count: int) -> dict[str, float]:
 
     found: dict[str, float] = {"images": count}
     for max_objects, prefix in ((3, ""), (MAX_OBJECTS, "crowded_")):
-        images, labels, _ = render_set(count, seed + _HELDOUT_SEED, max_objects)
+        images, labels, _ = render_set(count, seed, "evaluator held-out", max_objects)
         conditions = [tuple(OBJECTS[i] for i in np.flatnonzero(row)) for row in labels]
         x = to_float(images)
         plain = score(evaluator(x), conditions)
-        augmented = score(evaluator(augment(x, torch.Generator().manual_seed(seed))), conditions)
+        generator = torch_generator(seed, "evaluator held-out")
+        augmented = score(evaluator(augment(x, generator)), conditions)
         found[f"{prefix}micro"], found[f"{prefix}macro"] = plain["micro"], plain["macro"]
         found[f"{prefix}augmented_micro"] = augmented["micro"]
     return found

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from cddpm_core.config.errors import UserError
 from cddpm_core.config.schema import Params
+from cddpm_core.config.seeds import stream_seed
 from cddpm_core.data.labels import OBJECTS
 from cddpm_core.model.codec import PixelCodec
 from cddpm_core.model.uvit import UViT
@@ -144,7 +145,7 @@ def make_network(params: Params, codec: PixelCodec, layout: bool) -> ClassCondit
     ``layout`` says whether positions are known, and so can condition it.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(params.seed)
+        torch.manual_seed(stream_seed(params.seed, "weights"))
         return ClassConditionedUnet(
             class_emb_size=params.class_emb_size, blocks=params.blocks, channels=params.channels,
             layers_per_block=params.layers_per_block, x_shape=codec.x_shape,

@@ -21,8 +21,10 @@ __all__ = ["RECORD", "archive_stale_training", "changed_since_training", "record
 
 RECORD = "training.json"  # beside checkpoint.pt
 # The rooms whose code decides the weights; sampling and evaluation only measure them.
-WEIGHTS_FROM = tuple(f"cddpm_core/{room}/"
-                     for room in ("data", "scenes", "scheduler", "model", "training"))
+WEIGHTS_FROM = (*(f"cddpm_core/{room}/" for room in ("data", "scenes", "scheduler", "model",
+                                                     "training")),
+                "cddpm_core/config/seeds.py", "cddpm_core/sampling/pipeline.py",
+                "cddpm_core/sampling/layout_prior.py")
 
 
 def record_training(run: Run, params: Params) -> None:

@@ -9,6 +9,8 @@ import torch
 from diffusers import ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 
+from cddpm_core.config.seeds import torch_generator
+
 __all__ = ["LayoutPrior"]
 
 
@@ -38,7 +40,7 @@ class LayoutPrior(ModelMixin, ConfigMixin):
         """
         positions = torch.full((*labels.shape, 2), float("nan"))
         for row, (label, seed) in enumerate(zip(labels.cpu(), seeds, strict=True)):
-            generator = torch.Generator().manual_seed(seed + 2**40)
+            generator = torch_generator(seed, "layout")
             scenes = torch.randint(len(self.layouts), (choices,), generator=generator)
             index = torch.argsort(label, descending=True, stable=True)[:int((label > 0.5).sum())]
             layout = _clearest(self.layouts[scenes.to(self.layouts.device)].cpu()[:, :len(index)])

@@ -1,7 +1,6 @@
 """From conditions and seeds to images: the reverse process.
 
-Each image has a generator of its own, for the first noise and for every
-random step, so that it does not depend on the batch it is sampled in.
+Each image has its own generator, so that it does not depend on its batch.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from cddpm_core.config.schema import Params
+from cddpm_core.config.seeds import stream_seed, torch_generator
 from cddpm_core.sampling.denoiser import Denoise, Denoiser
 from cddpm_core.sampling.guidance import ClassifierGuided, Guided
 from cddpm_core.scheduler.samplers import SAMPLERS, make_sampler
@@ -27,9 +27,9 @@ __all__ = ["Callback", "image_seeds", "make_denoiser", "sample", "sampling_optio
 Callback = Callable[[dict], None]
 
 
-def image_seeds(seed: int, count: int) -> list[int]:
+def image_seeds(seed: int, count: int, stream: str = "image") -> list[int]:
     """Return one seed an image; image i of a run has the same seed in any batch."""
-    return [seed * 1_000_003 + index for index in range(count)]
+    return [stream_seed(seed, stream, index) for index in range(count)]
 
 
 def make_denoiser(pipeline: ClassConditionedPipeline, params: Params,
@@ -95,7 +95,7 @@ def sample(pipeline: ClassConditionedPipeline, labels: torch.Tensor, seeds: Sequ
     for start in range(0, len(rows), batch_size):
         part = rows[start:start + batch_size]
         steps = make_sampler(pipeline.scheduler, sampler, num_inference_steps or T)
-        noise = [torch.Generator().manual_seed(seeds[i]) for i in part]
+        noise = [torch_generator(seeds[i], "noise") for i in part]
         x_T = torch.stack([torch.randn(pipeline.codec.x_shape, generator=g) for g in noise])
         state, first = x_T.to(pipeline.device) * steps.init_noise_sigma, 0
         if images is not None:

@@ -15,11 +15,12 @@ from PIL import Image
 from cddpm_core.config.errors import UserError
 from cddpm_core.config.files import atomic, write_json
 from cddpm_core.config.progress import progress as progress_bar
+from cddpm_core.config.seeds import numpy_generator
 from cddpm_core.data.labels import OBJECTS
 from cddpm_core.scenes.render import HEIGHT, RADIUS, WIDTH, project, render_frames
 from cddpm_core.scenes.scene import MAX_OBJECTS, jittered_stage, sample_scene
 
-__all__ = ["file_name", "render_dataset", "render_set", "scene_rng"]
+__all__ = ["file_name", "render_dataset", "render_set"]
 
 
 def file_name(scene: int, frame: int) -> str:
@@ -27,17 +28,12 @@ def file_name(scene: int, frame: int) -> str:
     return f"CLEVR_train_{scene:06d}_{frame}.png"
 
 
-def scene_rng(seed: int, *key: int) -> np.random.Generator:
-    """Return the generator of one scene: (seed, scene) of `render_dataset`, (seed, 1, scene) of
-    `render_set`, so that no seed gives the same scene in both."""
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
-
-
 def render_dataset(
     folder: str | Path,
     *,
     num_scenes: int,
     seed: int,
+    split: str = "train",
     frames: int = 3,
     light_jitter: float = 0.0,
     workers: int | None = None,
@@ -47,7 +43,7 @@ def render_dataset(
 
     ``folder/iclevr/CLEVR_train_NNNNNN_F.png`` (320x240 RGB), ``folder/objects.json`` and last,
     atomically, ``folder/train.json``: a folder that has it is complete. The bytes depend on the
-    seed and the options, not on the number of threads, ``workers``.
+    seed, the name of the ``split`` and the options, not on the number of threads, ``workers``.
     """
     if num_scenes < 1:
         raise UserError(f"num_scenes: expected at least 1, found {num_scenes}")
@@ -56,7 +52,7 @@ def render_dataset(
     images.mkdir(parents=True, exist_ok=True)
 
     def write_scene(index: int) -> list[list[str]]:
-        rng = scene_rng(seed, index)
+        rng = numpy_generator(seed, "scene", split, index)
         scene = sample_scene(rng, frames)
         stage = jittered_stage(rng, light_jitter)
         for frame, image in enumerate(render_frames(scene, first=1, stage=stage)):
@@ -76,6 +72,7 @@ def render_dataset(
 def render_set(
     num_images: int,
     seed: int,
+    split: str,
     max_objects: int = MAX_OBJECTS,
     size: int = 64,
     *,
@@ -89,11 +86,11 @@ def render_set(
     Every scene gives frames of 1 to ``max_objects`` objects, squashed to a square as torchvision's
     ``Resize`` does: uint8 ``(N, size, size, 3)``. Labels are float ``(N, 24)``; positions
     ``(N, 24, 2)`` are columns and rows in pixels, NaN for absent objects. ``probabilities`` are
-    those of `sample_scene`.
+    those of `sample_scene`. Scenes of another ``split`` are other scenes, whatever the seed.
     """
 
     def render_scene(index: int) -> tuple[list[np.ndarray], list[int], np.ndarray]:
-        rng = scene_rng(seed, 1, index)
+        rng = numpy_generator(seed, "scene", split, index)
         scene = sample_scene(rng, max_objects, probabilities)
         stage = jittered_stage(rng, light_jitter)
         frames = [

@@ -12,7 +12,8 @@ from cddpm_core.data.labels import COLOURS, OBJECTS
 __all__ = ["renderer_version"]
 
 # All that decides the scenes and the pixels of a seed.
-_MODULES = ("raytrace", "compose", "render", "scene", "dataset")
+_MODULES = ("scenes.raytrace", "scenes.compose", "scenes.render", "scenes.scene", "scenes.dataset",
+            "config.seeds")
 
 
 @functools.cache
@@ -21,6 +22,6 @@ def renderer_version() -> str:
 
     Comments, docstrings and the layout of the code do not matter. No renderer is imported.
     """
-    code = code_hash(*(f"cddpm_core.scenes.{name}" for name in _MODULES))
+    code = code_hash(*(f"cddpm_core.{name}" for name in _MODULES))
     content = json.dumps([code, COLOURS, OBJECTS])
     return hashlib.sha256(content.encode()).hexdigest()[:12]

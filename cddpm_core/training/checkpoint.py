@@ -47,15 +47,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not a checkpoint of this library, {', '.join(wrong)} not in it "
                         "or of another kind; remove it to train anew")
     check_schema(state, path)
-    known = {key: coerce(key, value, str(path)) for key, value in state["params"].items()
-             if key in FIELDS}
-    return {**state, "params": known}
+    # A parameter that has been added since has its default.
+    params = {key: FIELDS[key].default for key in keys_affecting("weights", "data")}
+    params |= {key: coerce(key, value, str(path)) for key, value in state["params"].items()
+               if key in FIELDS}
+    return {**state, "params": params}
 
 
 def check_checkpoint(path: Path, state: Mapping[str, Any], params: Params,
                      fingerprint: Mapping[str, Any], total_steps: int) -> None:
     """Raise `UserError` unless a checkpoint is of this configuration, this data and this length."""
-    anew = "take another run name, or remove that file"
+    anew = "take another run name, or FORCE=1"
     for key in keys_affecting("weights"):
         found, here = state["params"].get(key), getattr(params, key)
         if found != here:

@@ -23,6 +23,7 @@ from torch.nn.utils import get_total_norm
 from cddpm_core.config.device import autocast, device_of
 from cddpm_core.config.errors import UserError
 from cddpm_core.config.schema import Params
+from cddpm_core.config.seeds import numpy_generator, torch_generator
 from cddpm_core.data.dataset import IclevrDataset
 from cddpm_core.sampling.pipeline import ClassConditionedPipeline, make_pipeline
 from cddpm_core.scheduler.loss_weight import Balance, loss_weight
@@ -124,7 +125,7 @@ class Trainer:
         for number in range(step * size, (step + 1) * size):
             epoch, index = divmod(number, count)
             if self._order is None or self._order[0] != epoch:
-                shuffled = np.random.default_rng([self.params.seed, epoch]).permutation(count)
+                shuffled = numpy_generator(self.params.seed, "epoch", epoch).permutation(count)
                 self._order = (epoch, shuffled)
             chosen.append(self._order[1][index])
         return np.array(chosen)
@@ -139,7 +140,7 @@ class Trainer:
         indices = self._indices(self.step)[mine]
         images, labels = self.dataset.batch(indices)
         # Random numbers are for the whole batch, so that they do not depend on the processes.
-        generator = torch.Generator().manual_seed(p.seed * 2**32 + self.step)
+        generator = torch_generator(p.seed, "step", self.step)
         t = sample_timesteps(count, p.num_train_timesteps, p.timestep_sampling, p.timestep_shift,
                              generator)[mine]
         epsilon = torch.randn((count, *self.pipeline.codec.x_shape), generator=generator)[mine]

@@ -150,9 +150,9 @@ def test_a_notebook_that_has_run_may_hold_other_variables():
 
 
 def test_variants_of_the_sampling_experiment_are_all_combinations_and_checked():
-    p = Params(sweep_samplers=["ddim", "heun"], sweep_steps=[10, 20], sweep_guidance=[1.0])
+    p = Params(sweep_samplers=["ddim", "unipc"], sweep_steps=[10, 20], sweep_guidance=[1.0])
     assert [(v.sampler, v.num_inference_steps) for v in sampling_variants(p)] == [
-        ("ddim", 10), ("ddim", 20), ("heun", 10), ("heun", 20)]
+        ("ddim", 10), ("ddim", 20), ("unipc", 10), ("unipc", 20)]
     with pytest.raises(UserError, match="ddim needs a divisor"):
         sampling_variants(p.replace(sweep_steps=[30]))
     with pytest.raises(UserError, match="needs a model trained with dropped labels"):

@@ -148,7 +148,7 @@ def test_conditions_by_name(name, objects):
     found = ConditionDataset(name)
     assert found.name == name and len(found) == len(found.conditions) == 32
     assert found.labels.shape == (32, 24) and (found.labels > 0.5).sum() == objects
-    for label, names in zip(found, found.conditions, strict=False):
+    for label, names in zip(found.labels, found.conditions, strict=True):
         assert from_multi_hot(label) == tuple(names)
 
 
@@ -158,7 +158,7 @@ def test_conditions_by_path(tmp_path, kind):
     found = ConditionDataset(kind(tmp_path / "mine.json"))
     assert found.name == "mine"
     assert found.conditions == [("red cube",), ("cyan sphere", "gray cube")]
-    assert found[0].nonzero().flatten().tolist() == [1]
+    assert found.labels[0].nonzero().flatten().tolist() == [1]
 
 
 @pytest.mark.parametrize("source", ["tests", "no/such.json"])

@@ -53,7 +53,7 @@ def test_the_parameters_of_sampling_are_used(tiny, tiny_pipeline, evaluator, con
         assert not torch.allclose(plain, images(**changes), atol=1e-4), changes
 
 
-@pytest.mark.parametrize("sampler", ["dpm_solver++", "heun"])
+@pytest.mark.parametrize("sampler", ["dpm_solver++", "unipc"])
 def test_the_progress_bar_counts_every_step(tiny, tiny_pipeline, evaluator, conditions, sampler,
                                             monkeypatch):
     bars = []

@@ -49,7 +49,7 @@ ANALYSE = {
 VARIANTS = [{"sampler": sampler, "num_inference_steps": steps, "guidance_scale": scale,
              "seconds_per_image": steps / 100, "micro": micro, "network_calls": steps}
             for sampler, steps, scale, micro in (
-                ("ddim", 10, 1.0, 0.40), ("ddim", 10, 4.0, 0.78), ("heun", 50, 4.0, 0.80),
+                ("ddim", 10, 1.0, 0.40), ("ddim", 10, 4.0, 0.78), ("unipc", 50, 4.0, 0.80),
                 ("unipc", 25, 4.0, 0.70))]
 TIMESTEPS = {"objects": {"test": 72, "new_test": 84}, "variants": [
     {"num_train_timesteps": T, "num_inference_steps": 25, "epochs": 6, "finished": True,

@@ -51,7 +51,7 @@ def test_nearest_shows_each_pair_and_its_distance():
 def test_sampling_has_a_line_for_each_sampler_and_a_star_where_the_run_is():
     variants = [{"sampler": sampler, "num_inference_steps": steps, "guidance_scale": scale,
                  "seconds_per_image": steps / 100, "micro": scale / 10}
-                for sampler in ("ddim", "heun") for steps in (10, 5) for scale in (1.0, 4.0)]
+                for sampler in ("ddim", "unipc") for steps in (10, 5) for scale in (1.0, 4.0)]
     own = {"guidance_scale": 4.0, "seconds_per_image": 0.2, "micro": 0.6}
     figure = sampling_figure(variants, own)
     assert [axis.get_title() for axis in figure.axes] == ["guidance 1", "guidance 4"]

@@ -66,7 +66,7 @@ def test_tables_have_the_numbers(facts):
     assert "| other held\\-out images | 4.25 | -0.0012 |" in distances
     sampling = analysis_text.sampling_table(facts)
     assert "| `ddim` | 10 | 10 | 0.400 in 0.10 s | 0.780 in 0.10 s |" in sampling
-    assert "| `heun` | 50 | 50 | – | 0.800 in 0.50 s |" in sampling
+    assert "| `unipc` | 50 | 50 | – | 0.800 in 0.50 s |" in sampling
 
 
 def test_what_was_not_measured_has_no_column(facts):
@@ -79,7 +79,7 @@ def test_what_was_not_measured_has_no_column(facts):
 
 def test_the_best_variant_and_the_fastest_close_to_it_are_named(facts):
     text = analysis_text.sampling_text(facts)
-    assert "The best is `heun` in 50 steps with guidance 4 (0.800" in text
+    assert "The best is `unipc` in 50 steps with guidance 4 (0.800" in text
     assert "within 0.03 of it is `ddim` in 10 steps with guidance 4 (0.780" in text
 
 

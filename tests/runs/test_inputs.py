@@ -46,8 +46,8 @@ def made(**changes):
     ({"modules": {str(i): "" for i in range(8)}},
      "cddpm_core/a.py, cddpm_core/b.py, 0 and 7 more changed"),
     ({"needs": {"train": "5"}}, "train ran again"),
-    ({"params": {"guidance_scale": 3.0, "seed": 0, "sampler": "heun"}, "notebook": "m",
-      "needs": {}}, "sampler changed from 'ddim' to 'heun', its notebook changed, train ran again"),
+    ({"params": {"guidance_scale": 3.0, "seed": 0, "sampler": "unipc"}, "notebook": "m",
+      "needs": {}}, "sampler changed from 'ddim' to 'unipc', its notebook changed, train ran again"),
 ])
 def test_the_reason_is_one_sentence(changes, sentence):
     assert why_run({"state": "done", "inputs": made()}, made(**changes)) == sentence

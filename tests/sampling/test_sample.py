@@ -7,6 +7,7 @@ from tqdm import tqdm
 
 from cddpm_core.config.errors import UserError
 from cddpm_core.config.schema import Params
+from cddpm_core.config.seeds import torch_generator
 from cddpm_core.data.dataset import ConditionDataset
 from cddpm_core.data.labels import to_multi_hot
 from cddpm_core.model.codec import PixelCodec
@@ -96,7 +97,7 @@ def test_the_callback_gets_what_the_network_sees_at_each_step(tiny_pipeline):
     assert [moment["step"] for moment in seen] == list(range(10))
     assert [moment["timestep"] for moment in seen] == list(range(19, 0, -2))
     x_shape = tiny_pipeline.codec.x_shape
-    noise = torch.randn(x_shape, generator=torch.Generator().manual_seed(2))
+    noise = torch.randn(x_shape, generator=torch_generator(2, "noise"))
     assert torch.equal(seen[0]["x_t"][1], noise)
     denoiser = Denoiser(tiny_pipeline.unet, tiny_pipeline.scheduler)
     for moment in (seen[0], seen[7]):
@@ -152,7 +153,7 @@ def test_images_to_start_from_are_noised_to_the_timestep_of_the_strength(tiny_pi
     assert first["timestep"] < max(round(20 * strength), min(timesteps) + 1)
     alpha_bar = tiny_pipeline.scheduler.alphas_cumprod[first["timestep"]]
     x_0 = tiny_pipeline.codec.encode(images[:3] / 3)
-    noise = torch.stack([torch.randn(x_0.shape[1:], generator=torch.Generator().manual_seed(seed))
+    noise = torch.stack([torch.randn(x_0.shape[1:], generator=torch_generator(seed, "noise"))
                          for seed in SEEDS])
     expected = alpha_bar.sqrt() * x_0 + (1 - alpha_bar).sqrt() * noise
     assert torch.allclose(first["x_t"], expected, atol=1e-3)

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from cddpm_core.config.seeds import torch_generator
 from cddpm_core.data.dataset import ConditionDataset
 from cddpm_core.sampling.denoiser import Denoiser
 from cddpm_core.sampling.guidance import Guided
@@ -26,7 +27,7 @@ def test_a_trajectory_goes_from_noise_to_the_finished_image(tiny_pipeline, sampl
     assert found[0]["step"] == 0 and found[-1]["step"] == steps
     gaps = [b["step"] - a["step"] for a, b in zip(found, found[1:], strict=False)]
     assert max(gaps) <= min(gaps) + 1
-    noise = torch.randn(x_shape, generator=torch.Generator().manual_seed(9))
+    noise = torch.randn(x_shape, generator=torch_generator(9, "noise"))
     assert torch.equal(found[0]["x_t"], noise)
     image = sample(pipeline, LABELS, [9], **options)[0]
     assert torch.allclose(pipeline.codec.decode(found[-1]["x_t"]), image, atol=1e-5)

@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 from cddpm_core.config.errors import UserError
+from cddpm_core.config.seeds import numpy_generator
 from cddpm_core.data.labels import read_objects, read_train
 from cddpm_core.scenes import dataset as module
-from cddpm_core.scenes.dataset import render_dataset, render_set, scene_rng
+from cddpm_core.scenes.dataset import render_dataset, render_set
 from cddpm_core.scenes.render import render_frames
 from cddpm_core.scenes.scene import render, sample_scene
 
@@ -94,14 +95,14 @@ def test_no_scenes_is_an_error(tmp_path: Path) -> None:
 
 def test_frames_are_those_of_the_scene(dataset: Path) -> None:
     labels = json.loads((dataset / "train.json").read_text())
-    scene = sample_scene(scene_rng(3, 2), 3)
+    scene = sample_scene(numpy_generator(3, "scene", "train", 2), 3)
     assert labels["CLEVR_train_000002_2.png"] == [o.name for o in scene]
     with Image.open(dataset / "iclevr" / "CLEVR_train_000002_2.png") as image:
         np.testing.assert_array_equal(np.asarray(image), render(scene))
 
 
 def test_set_in_memory_matches_labels_and_positions() -> None:
-    images, labels, centres = render_set(13, seed=0)
+    images, labels, centres = render_set(13, 0, "some")
     assert images.shape == (13, 64, 64, 3) and images.dtype == np.uint8
     assert labels.shape == (13, 24) and centres.shape == (13, 24, 2)
     assert labels.sum(1).tolist() == [1, 2, 3, 4, 5, 1, 2, 3, 4, 5, 1, 2, 3]
@@ -112,6 +113,7 @@ def test_set_in_memory_matches_labels_and_positions() -> None:
         new = np.flatnonzero(labels[k] - labels[k - 1])
         row, column = np.unravel_index(change.argmax(), change.shape)
         assert np.abs(centres[k, new[0]] - (column, row)).max() < 9
-    for again in (render_set(13, seed=0, workers=3), render_set(13, seed=0, workers=1)):
+    for again in (render_set(13, 0, "some", workers=3), render_set(13, 0, "some", workers=1)):
         np.testing.assert_array_equal(again[0], images)
-    assert (render_set(5, seed=1)[0] != images[:5]).any()
+    assert (render_set(5, 1, "some")[0] != images[:5]).any()
+    assert (render_set(5, 0, "other")[0] != images[:5]).any()

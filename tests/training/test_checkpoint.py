@@ -43,7 +43,8 @@ def trainer(tiny, dataset):
 
 @pytest.mark.parametrize("changes", [
     {}, {"optimizer": "adam", "ema_decay": 0, "loss_weighting": "min_snr"},
-    {"optimizer": "adamw", "backbone": "unet", "conditioning": "class_embedding"}, {"mixed_precision": "bf16", "layout": False},
+    {"optimizer": "adamw", "backbone": "unet", "conditioning": "class_embedding"},
+    {"mixed_precision": "bf16", "layout": False},
 ], ids=lambda changes: "-".join(map(str, changes.values())))
 def test_nothing_of_a_training_is_lost(tiny, dataset, tmp_path, changes):
     one = Trainer(tiny.replace(**changes), dataset)
