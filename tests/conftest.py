@@ -6,6 +6,8 @@ the scope "session" are shared by all tests of a process and must not be changed
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import math
 import os
@@ -15,10 +17,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import settings
 from PIL import Image
 
-from cddpm_core.config.schema import Params
+from cddpm_core.config.presets import read_yaml
+from cddpm_core.config.schema import Params, resolve
 from cddpm_core.data.dataset import IclevrDataset
 from cddpm_core.data.labels import OBJECTS
 
@@ -37,8 +41,9 @@ LABELS = {
     "CLEVR_train_000000_2.png": ["red cube", "cyan sphere", "gray cylinder"],
 }
 # Files and rooms, the longest first, so that no process is left alone with one of them in the end.
-LONG = ["runs/test_stages", "runs/test_sweep", "report/test_export", "test_torture",
-        "runs/test_train", "bench", "runs", "training", "report"]
+# The first makes the run `smoke`; what reads it comes when it is finished.
+LONG = ["runs/test_smoke", "test_torture", "runs/test_train", "bench", "training", "runs",
+        "report/test_export", "test_lab", "report"]
 
 
 def pytest_collection_modifyitems(items):
@@ -118,7 +123,8 @@ def folder(tmp_path):
 @pytest.fixture(scope="session")
 def tiny() -> Params:
     """Parameters of a network that trains in a second."""
-    return Params(class_emb_size=32, blocks=[0, 1], channels=[1, 2], attention_head_dim=8,
+    return Params(class_emb_size=32, blocks=[0, 1], channels=[1, 2], layers_per_block=1,
+                  transformer_blocks=1, attention_head_dim=8,
                   patch_size=8, batch_size=8, epochs=2, num_train_timesteps=20,
                   num_inference_steps=5, lr_warmup_steps=2, evaluate_every=0,
                   mixed_precision="no", device="cpu")
@@ -182,4 +188,45 @@ def chromium():
         browser.close()
 
 
-# The finished run that many tests of runs, report and the command line read: fixture `smoke`.
+# What makes the run of params/smoke.yaml faster still.
+SMALLER = {"num_scenes": 24, "heldout_scenes": 4, "evaluator_images": 64, "class_emb_size": 32,
+           "num_train_timesteps": 20, "num_inference_steps": 4, "analysis_images": 8}
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory):
+    """A finished run of all stages with its report, to be read only; its images are noise.
+
+    One process makes it with ``make report``'s command, for the processes of all tests.
+    """
+    from cddpm_core.__main__ import main
+    from cddpm_core.evaluation import evaluate, stand_in
+    from cddpm_core.runs.run import OUTPUTS, Run
+
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # which all workers share
+    run = Run("smoke", outputs=base / "smoke_outputs")
+    run.outputs.mkdir(exist_ok=True)
+    with FileLock(base / "smoke.lock"), pytest.MonkeyPatch.context() as patch:
+        if (run.outputs / "printed.txt").exists():
+            return run
+        patch.setenv(OUTPUTS, str(run.outputs))
+        patch.setattr(stand_in, "HELDOUT_IMAGES", 20)  # found in the cache by all stages
+        params = resolve(read_yaml(ROOT / "params/smoke.yaml") | SMALLER)
+        evaluate.get_evaluator(params, run.cache)
+        changes = [word for key, value in SMALLER.items() for word in ("-p", key, str(value))]
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            assert main(["report", "--params", "params/smoke.yaml", *changes]) == 0
+        (run.outputs / "printed.txt").write_text(printed.getvalue())
+    return run
+
+
+@pytest.fixture
+def smoke_copy(smoke, tmp_path, monkeypatch):
+    """A copy of `smoke` to be changed, in the outputs folder that commands use."""
+    from cddpm_core.runs.run import OUTPUTS, Run
+
+    monkeypatch.setenv(OUTPUTS, str(tmp_path / "outputs"))
+    shutil.copytree(smoke.outputs, tmp_path / "outputs")
+    return Run(smoke.name)

@@ -1,4 +1,4 @@
-"""The notebooks as files: clean, without definitions, and with the schema's parameters."""
+"""The notebooks as files: clean, without definitions, and with the parameters they use."""
 
 import ast
 import re
@@ -8,32 +8,24 @@ import papermill
 import pytest
 from conftest import ROOT
 
-from cddpm_core.config.schema import FIELDS, Params
+from cddpm_core.config.manual import NOTEBOOKS, declared_keys
+from cddpm_core.config.schema import FIELDS
 from cddpm_core.runs.stages import STAGES
-
-NOTEBOOKS = ROOT / "notebooks"
-NAMES = [*STAGES, "explore"]
 
 
 def read(name):
-    return nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+    return nbformat.read(ROOT / f"notebooks/{name}.ipynb", as_version=4)
 
 
 def code_cells(name):
     return [cell for cell in read(name).cells if cell.cell_type == "code"]
 
 
-def parameters_cell(name):
-    tagged = [c for c in code_cells(name) if "parameters" in c.metadata.get("tags", [])]
-    assert len(tagged) == 1
-    return tagged[0].source
-
-
 def test_every_stage_has_its_notebook():
-    assert set(NAMES) == {path.stem for path in NOTEBOOKS.glob("*.ipynb")}
+    assert set(NOTEBOOKS) == {*STAGES, "explore"}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NOTEBOOKS)
 def test_is_a_clean_valid_notebook(name):
     notebook = read(name)
     nbformat.validate(notebook)
@@ -45,48 +37,33 @@ def test_is_a_clean_valid_notebook(name):
         assert not cell.outputs and cell.execution_count is None
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NOTEBOOKS)
 def test_defines_nothing_of_its_own(name):
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
     for cell in code_cells(name):
         assert not [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, kinds)]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_opens_with_prose_then_parameters_then_the_run(name):
-    prose, parameters, opened = read(name).cells[:3]
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_begins_with_prose_then_parameters_then_the_session(name):
+    prose, parameters, session = read(name).cells[:3]
     assert prose.cell_type == "markdown" and prose.source.startswith("# ")
     assert parameters.metadata.tags == ["parameters"]
-    assert "run, p = open_" in opened.source
+    assert "open_session(" in session.source or "open_trained(" in session.source
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_parameters_are_typed_commented_and_those_of_the_schema(name):
-    source, defaults = parameters_cell(name), Params().to_dict()
-    for statement in ast.parse(source).body:
-        assert isinstance(statement, ast.AnnAssign)
-        key = statement.target.id
-        assert ast.unparse(statement.annotation) == FIELDS[key].type
-        assert ast.literal_eval(statement.value) == defaults[key]
-        line = source.splitlines()[statement.lineno - 1]
-        assert line.split("  # ")[1] == FIELDS[key].metadata["help"]
-    assert source.startswith('run: str = ""')
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_papermill_sees_every_parameter_with_its_type_and_meaning(name):
+    found = papermill.inspect_notebook(str(ROOT / f"notebooks/{name}.ipynb"))
+    assert list(found) == declared_keys(name)
+    for key, about in found.items():
+        assert (about["inferred_type_name"], about["help"]) == (FIELDS[key].type, FIELDS[key].help)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_papermill_sees_every_parameter(name):
-    declared = [statement.target.id for statement in ast.parse(parameters_cell(name)).body]
-    found = papermill.inspect_notebook(str(NOTEBOOKS / f"{name}.ipynb"))
-    assert list(found) == declared
-    assert all(about["help"] and about["inferred_type_name"] for about in found.values())
-
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NOTEBOOKS)
 def test_declares_the_parameters_it_uses(name):
     source = "\n".join(cell.source for cell in code_cells(name))
     used = set(re.findall(r"\bp\.([a-z_]+)\b", source)) - {"replace", "to_dict"}
     assert used <= set(FIELDS)
-    if name not in ("timesteps", "report"):
-        # Those two read the other parameters of the run they are about.
-        declared = {statement.target.id for statement in ast.parse(parameters_cell(name)).body}
-        assert used <= declared
+    if name not in ("timesteps", "report"):  # which are about a run with parameters of its own
+        assert used <= set(declared_keys(name))

@@ -2,7 +2,7 @@ import errno
 import os
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cddpm_core.config.errors import UserError
@@ -14,6 +14,7 @@ lines = st.lists(st.fixed_dictionaries({"step": st.integers(0, 9)}, optional={
 
 
 @given(lines, lines)
+@settings(max_examples=30)
 def test_a_history_round_trips(tmp_path_factory, first, further):
     folder = tmp_path_factory.getbasetemp()
     write_history(folder, first)

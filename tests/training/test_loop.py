@@ -47,11 +47,10 @@ def test_training_is_a_function_of_the_seed(tiny, dataset, trained, tmp_path):
 
 
 @pytest.mark.parametrize("changes", [
-    {"optimizer": "adam", "ema_decay": 0, "lr_schedule": "cosine"}, {"optimizer": "adamw"},
-    {"loss_weighting": "min_snr", "layout": False},
+    {"optimizer": "adam", "ema_decay": 0, "lr_schedule": "cosine"},
+    {"mixed_precision": "bf16", "loss_weighting": "min_snr", "layout": False},
     {"standardise": False, "prediction_type": "epsilon", "loss_weighting": "uniform",
      "timestep_sampling": "uniform", "conditioning": "class_embedding"},
-    {"mixed_precision": "bf16"}, {"backbone": "unet", "conditioning": "class_embedding"},
 ], ids=lambda changes: "-".join(map(str, changes.values())))
 def test_a_resumed_training_is_the_one_that_never_stopped(tiny, dataset, tmp_path, changes):
     params, one, other = tiny.replace(**changes), tmp_path / "one", tmp_path / "other"
@@ -67,7 +66,7 @@ def test_a_resumed_training_is_the_one_that_never_stopped(tiny, dataset, tmp_pat
 
 
 @given(st.lists(st.integers(1, 9), max_size=3))
-@settings(max_examples=4)
+@settings(max_examples=3)
 def test_training_may_stop_anywhere_and_often(tiny, dataset, trained, tmp_path_factory, stops):
     folder = tmp_path_factory.mktemp("stops")
     for stop in [*stops, 0]:

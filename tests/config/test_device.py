@@ -1,0 +1,27 @@
+import pytest
+import torch
+
+from cddpm_core.config import device as module
+from cddpm_core.config.device import arithmetic_of, autocast, computes_bf16, device_of
+from cddpm_core.config.errors import UserError
+
+
+def test_a_device_that_is_not_there_is_one_sentence(tiny):
+    assert device_of(tiny) == torch.device("cpu")
+    best = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    assert device_of(tiny.replace(device="auto")).type == (best.type if best else "cpu")
+    absent = next(kind for kind in ("mps", "cuda") if best is None or best.type != kind)
+    with pytest.raises(UserError, match=f"device: '{absent}' is not there"):
+        device_of(tiny.replace(device=absent))
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_bf16_is_not_used_where_it_is_only_imitated(monkeypatch, there):
+    assert computes_bf16("mps")
+    monkeypatch.setattr(module, "computes_bf16", lambda device: there)
+    assert arithmetic_of("bf16", "cpu") == ("bfloat16" if there else "float32")
+    assert arithmetic_of("no", "cpu") == "float32"
+    for precision, expected in (("bf16", torch.bfloat16 if there else torch.float32),
+                                ("no", torch.float32)):
+        with autocast("cpu", precision):
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is expected
