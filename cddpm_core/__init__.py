@@ -1,8 +1,8 @@
 """Conditional DDPM on i-CLEVR.
 
-config -> data -> scheduler -> model -> sampling -> training -> evaluation -> runs -> report. The
-names below are imported from their modules when first used, so that a command that needs no
-network does not wait for torch.
+config -> data -> scenes -> scheduler -> model -> sampling -> training -> evaluation -> runs ->
+report -> bench. The names below are imported from their modules when first used, so that a command
+that needs no network does not wait for torch.
 """
 
 from importlib import import_module

@@ -7,12 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from cddpm_core.config.errors import did_you_mean, shown
 
-__all__ = ["Parameter", "about", "convert", "sentence"]
+__all__ = ["Parameter", "about", "convert", "key", "sentence"]
+
+Chapter = Literal["run", "data", "evaluator", "model", "noise", "training", "sampling",
+                  "experiments", "report"]
+Affects = Literal["weights", "data", "length", "evaluator", "sampling", "report", "nothing"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,17 @@ class Parameter:
     low: float | None = None
     high: float | None = None
     only_with: tuple[str, tuple] | None = None
+
+
+def key(default: Any, chapter: Chapter, affects: Affects, text: str, *, low: float | None = None,
+        high: float | None = None, only_with: tuple[str, tuple] | None = None) -> Any:
+    """Return the pydantic field of a parameter.
+
+    ``affects`` is what changes with it, for `keys_affecting`. With ``only_with=(key, values)`` it
+    has a meaning only if that other parameter has one of the values.
+    """
+    extra = {"chapter": chapter, "affects": affects, "only_with": only_with}
+    return Field(default, description=text, ge=low, le=high, json_schema_extra=extra)
 
 
 def about(name: str, info: FieldInfo) -> Parameter:

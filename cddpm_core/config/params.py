@@ -13,14 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from cddpm_core.config.checks import check_together
 from cddpm_core.config.errors import UserError
-from cddpm_core.config.parameter import Parameter, about, convert, sentence
+from cddpm_core.config.parameter import Parameter, about, convert, key, sentence
 from cddpm_core.scheduler.samplers import SAMPLERS
 
 __all__ = ["FIELDS", "Params"]
-
-Chapter = Literal["run", "data", "evaluator", "model", "noise", "training", "sampling",
-                  "experiments", "report"]
-Affects = Literal["weights", "data", "length", "evaluator", "sampling", "report", "nothing"]
 
 MANY = 1_000_000
 Count = Annotated[int, Field(ge=1, le=MANY)]
@@ -29,17 +25,6 @@ Rate = Annotated[float, Field(ge=0, le=1_000)]
 Scale = Annotated[float, Field(ge=0, le=1_000)]
 Seed = Annotated[int, Field(ge=0, le=2**31)]
 SamplerName = Literal[tuple(SAMPLERS)]
-
-
-def key(default: Any, chapter: Chapter, affects: Affects, text: str, *, low: float | None = None,
-        high: float | None = None, only_with: tuple[str, tuple] | None = None) -> Any:
-    """Return the pydantic field of a parameter.
-
-    ``affects`` is what changes with it, for `keys_affecting`. With ``only_with=(key, values)`` it
-    has a meaning only if that other parameter has one of the values.
-    """
-    extra = {"chapter": chapter, "affects": affects, "only_with": only_with}
-    return Field(default, description=text, ge=low, le=high, json_schema_extra=extra)
 
 
 class Params(BaseModel):

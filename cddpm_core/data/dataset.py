@@ -145,12 +145,8 @@ class IclevrDataset(Dataset):
     def mean_and_std(self, max_images: int = 6000) -> tuple[torch.Tensor, torch.Tensor]:
         """Return each pixel's mean and standard deviation, (3, H, W), over spaced images."""
         chosen = np.unique(np.linspace(0, len(self) - 1, min(max_images, len(self))).astype(int))
-        total = squares = 0
-        for part in np.array_split(chosen, max(1, len(chosen) // 256)):
-            images = self.batch(part)[0].double()
-            total, squares = total + images.sum(0), squares + (images**2).sum(0)
-        mean = total / len(chosen)
-        return mean.float(), (squares / len(chosen) - mean**2).clamp(min=0).sqrt().float()
+        std, mean = torch.std_mean(self.batch(chosen)[0], 0, correction=0)
+        return mean, std
 
 
 class ConditionDataset:

@@ -1,6 +1,6 @@
 """The images of a data folder: which there are, and the pixels of one.
 
-They lie in ``iclevr/``, ``images/`` or beside ``train.json`` and ``objects.json``.
+They lie in one of `IMAGE_FOLDERS`; ``train.json`` and ``objects.json`` beside it.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def to_float(pixels: np.ndarray | torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class FolderFiles:
-    """The images of a data folder and the subfolder ``images`` that they are in.
+    """The images of a data folder; ``images`` is the subfolder that holds them.
 
     ``missing`` files are named but absent, ``surplus`` PNG files are present but not named.
     """

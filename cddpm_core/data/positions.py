@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
+import torch
+from torch.nn import functional as F
 
 from cddpm_core.data.labels import OBJECTS
 
@@ -32,9 +34,8 @@ def _centre(difference: np.ndarray) -> np.ndarray:
 
 def _smooth(difference: np.ndarray) -> np.ndarray:
     """Means of 3x3 pixels, so that no single one stands out."""
-    padded = np.pad(difference, 1, mode="edge")
-    rows = padded[:-2] + padded[1:-1] + padded[2:]
-    return (rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]) / 9
+    padded = F.pad(torch.from_numpy(difference)[None], (1, 1, 1, 1), mode="replicate")
+    return F.avg_pool2d(padded, 3, stride=1)[0].numpy()
 
 
 def find_positions(files: Sequence[str], conditions: Sequence[Sequence[str]],

@@ -29,11 +29,11 @@ class DataSource:
 
     def describe(self) -> str:
         """Return a phrase for captions."""
-        return "real i-CLEVR images" if self.kind == "real" else "rendered scenes (embedded data)"
+        return "real i-CLEVR images" if self.kind == "real" else "rendered scenes"
 
 
 def data_source(params: Params, cache: Path) -> DataSource:
-    """Return the user's data folder, or the embedded data, rendered into ``cache`` if absent."""
+    """Return the user's data folder, or scenes, rendered into ``cache`` if absent."""
     if params.data:
         folder = Path(params.data).expanduser()
         check_folder(folder)

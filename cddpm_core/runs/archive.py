@@ -1,7 +1,7 @@
 """The record of what a training was made from, and the archive of trainings that no longer apply.
 
 A training is never discarded because code changed. It is moved to ``previous/`` if its parameters
-or its data are others now, or if the user asks for a new one.
+or its data have changed, code that renders included, or if the user asks for a new one.
 """
 
 from __future__ import annotations

@@ -107,6 +107,10 @@ def why_run(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     old = before["inputs"]
     said = []
     params = _differing(old["params"], now["params"])
+    if gone := [key for key in params if key not in now["params"]]:
+        params = [key for key in params if key not in gone]
+        said.append(f"{_listed(gone)} no longer matters" if len(gone) == 1 else
+                    f"{_listed(gone)} no longer matter")
     if len(params) == 1 and params[0] in old["params"] and params[0] in now["params"]:
         values = (shown(found["params"][params[0]]) for found in (old, now))
         said.append("{} changed from {} to {}".format(params[0], *values))
@@ -117,7 +121,7 @@ def why_run(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     if things:
         said.append(f"{_listed(things)} changed")
     if needs := _differing(old["needs"], now["needs"]):
-        said.append(f"{_listed(needs)} ran again")
+        said.append(f"the results of {_listed(needs)} changed")
     return ", ".join(said) or None
 
 

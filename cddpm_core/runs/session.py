@@ -24,7 +24,7 @@ class Session:
     """A run with its parameters, and what they describe.
 
     The imports stand in the properties: a stage depends on the modules of those that its notebook
-    names (see `inputs.reached_modules`), and the notebook waits for no others.
+    names (see `modules.reached_modules`), and the notebook waits for no others.
     """
 
     def __init__(self, run: Run, params: Params, *, train_evaluator: bool = True) -> None:
@@ -40,7 +40,7 @@ class Session:
 
     @cached_property
     def source(self) -> DataSource:
-        """Where the images come from; renders the embedded data if it is not in the cache."""
+        """Where the images come from; renders scenes that are not in the cache."""
         from cddpm_core.data.source import data_source
 
         return data_source(self.params, self.run.cache)

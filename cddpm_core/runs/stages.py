@@ -121,7 +121,7 @@ def _run_stage(name: str, names: Sequence[str], params: Params, run: Run, force:
 
 def _sentence(why: str, before: Mapping[str, Any], inputs: Mapping[str, Any], run: Run,
               archived: str, name: str) -> str:
-    """Why a stage runs and, of a training, what becomes of the weights there are."""
+    """Why a stage runs and, for a training, what happens to the existing weights."""
     said = f"runs, {why}" if why == NEW else f"runs again, {why}"
     stale = changed_since_training(run) if name == "train" else []
     if archived:
@@ -156,7 +156,8 @@ def _result(stage: str, run: Run) -> str:
     return short_hash({
         "data": lambda: [metrics.get("data", {}).get(key) for key in ("sha256", "images")],
         "train": lambda: model,
-        "evaluate": lambda: [model, run.read("scores.json")]}[stage]())
+        "evaluate": lambda: [model, run.read("scores.json")],
+    }.get(stage, lambda: metrics.get(stage))())
 
 
 def _forget_stale_experiments(run: Run, names: Sequence[str]) -> None:
@@ -167,7 +168,7 @@ def _forget_stale_experiments(run: Run, names: Sequence[str]) -> None:
             continue
         finished = about.get("state") in ("done", "by hand")
         if not finished or about.get("inputs", {}).get("needs") != _needs(name, run):
-            print(f"{name}: left out of the report, it is not finished or was made with another "
+            print(f"{name}: left out of the report: it is not finished or was made with another "
                   "training or sampler", flush=True)
             run.forget(name)
 

@@ -22,33 +22,30 @@ from cddpm_core.scheduler.samplers import SAMPLERS, make_sampler
 if TYPE_CHECKING:
     from cddpm_core.sampling.pipeline import ClassConditionedPipeline
 
-__all__ = ["Callback", "image_seeds", "make_denoiser", "sample", "sampling_options"]
+__all__ = ["Callback", "image_seeds", "sample", "sampling_options"]
 
 Callback = Callable[[dict], None]
 
 
 def image_seeds(seed: int, count: int, stream: str = "image") -> list[int]:
-    """Return one seed an image; image i of a run has the same seed in any batch."""
+    """Return one seed per image; image i of a run has the same seed in any batch."""
     return [stream_seed(seed, stream, index) for index in range(count)]
-
-
-def make_denoiser(pipeline: ClassConditionedPipeline, params: Params,
-                  evaluator: Any = None) -> Denoise:
-    """Return a run's denoiser. ``evaluator`` is needed, and guides, with ``evaluator_guidance``."""
-    denoiser = Guided(Denoiser(pipeline.unet, pipeline.scheduler, params.mixed_precision),
-                      params.guidance_scale, params.guidance_interval)
-    if not params.evaluator_guidance:
-        return denoiser
-    if evaluator is None:
-        raise ValueError("evaluator_guidance needs an evaluator, found none")
-    return ClassifierGuided(denoiser, pipeline.codec, evaluator.log_likelihood,
-                            params.evaluator_guidance)
 
 
 def sampling_options(pipeline: ClassConditionedPipeline, params: Params,
                      evaluator: Any = None) -> dict[str, Any]:
-    """Return the arguments of `sample` that a run's parameters set; see `make_denoiser`."""
-    return {"denoiser": make_denoiser(pipeline, params, evaluator), "sampler": params.sampler,
+    """Return the arguments of `sample` that a run's parameters set.
+
+    ``evaluator`` guides only if ``params.evaluator_guidance`` is above 0, and is needed then.
+    """
+    denoiser: Denoise = Guided(Denoiser(pipeline.unet, pipeline.scheduler, params.mixed_precision),
+                      params.guidance_scale, params.guidance_interval)
+    if params.evaluator_guidance:
+        if evaluator is None:
+            raise ValueError("evaluator_guidance needs an evaluator, found none")
+        denoiser = ClassifierGuided(denoiser, pipeline.codec, evaluator.log_likelihood,
+                                    params.evaluator_guidance)
+    return {"denoiser": denoiser, "sampler": params.sampler,
             "num_inference_steps": params.num_inference_steps,
             "layout_choices": params.layout_choices, "batch_size": params.sample_batch_size}
 
@@ -65,7 +62,7 @@ def sample(pipeline: ClassConditionedPipeline, labels: torch.Tensor, seeds: Sequ
     Args:
         pipeline: the model; images are sampled on its device.
         labels: multi-hot floats, shape (N, 24).
-        seeds: N integers, one an image.
+        seeds: N integers, one per image.
         denoiser: predicts x_0, guided or not; by default the network alone, in float32.
         sampler: a name of `SAMPLERS`.
         num_inference_steps: steps of the sampler; all T by default.
@@ -80,7 +77,7 @@ def sample(pipeline: ClassConditionedPipeline, labels: torch.Tensor, seeds: Sequ
         accelerator: all its processes call this; each samples a part and gets all images.
     """
     if len(labels) != len(seeds):
-        raise ValueError(f"expected one seed an image, found {len(seeds)} for {len(labels)} labels")
+        raise ValueError(f"expected a seed per image, found {len(seeds)} for {len(labels)} labels")
     pipeline.unet.check_labels(labels)
     pipeline.unet.eval()
     T = pipeline.scheduler.config.num_train_timesteps
@@ -94,43 +91,44 @@ def sample(pipeline: ClassConditionedPipeline, labels: torch.Tensor, seeds: Sequ
     sampled: list[torch.Tensor] = []
     for start in range(0, len(rows), batch_size):
         part = rows[start:start + batch_size]
-        steps = make_sampler(pipeline.scheduler, sampler, num_inference_steps or T)
+        solver = make_sampler(pipeline.scheduler, sampler, num_inference_steps or T)
         noise = [torch_generator(seeds[i], "noise") for i in part]
         x_T = torch.stack([torch.randn(pipeline.codec.x_shape, generator=g) for g in noise])
-        state, first = x_T.to(pipeline.device) * steps.init_noise_sigma, 0
+        state, first = x_T.to(pipeline.device) * solver.init_noise_sigma, 0
         if images is not None:
             x_0 = pipeline.codec.encode(images[part].to(pipeline.device))
-            state, first = _sdedit_start(steps, x_0, round(strength * T), x_T.to(x_0))
+            state, first = _sdedit_start(solver, x_0, round(strength * T), x_T.to(x_0))
         given = [None if values is None else values[part].to(pipeline.device)
                  for values in (labels, positions)]
-        x_0 = _denoise(state, steps, first, denoiser, sampler, given, noise, callback, bar)
+        x_0 = _denoise(state, solver, first, denoiser, sampler, given, noise, callback, bar)
         sampled.extend(pipeline.codec.decode(x_0).cpu())
     if accelerator is not None:
         sampled = gather_object(sampled)[:len(labels)]  # accelerate pads by repeating the last one
     return torch.stack(sampled)
 
 
-def _denoise(state: torch.Tensor, steps: Any, first: int, denoiser: Denoise, sampler: str,
+def _denoise(state: torch.Tensor, solver: Any, first: int, denoiser: Denoise, sampler: str,
              given: Sequence[torch.Tensor | None], noise: list[torch.Generator],
              callback: Callback | None, bar: tqdm | None) -> torch.Tensor:
     """Take the sampler's steps from its timestep number ``first`` on; return x_0."""
     generator = {"generator": noise} if SAMPLERS[sampler].fresh_noise else {}
-    for index, timestep in enumerate(steps.timesteps[first:]):
+    for index, timestep in enumerate(solver.timesteps[first:]):
         t = int(timestep)
-        x_t = steps.scale_model_input(state, timestep)
+        x_t = solver.scale_model_input(state, timestep)
         x_0 = denoiser(x_t, t, *given)
         if callback is not None:
             callback({"step": index, "timestep": t, "x_t": x_t.cpu(), "x_0": x_0.cpu()})
-        state = steps.step(x_0, timestep, state, **generator).prev_sample
+        state = solver.step(x_0, timestep, state, **generator).prev_sample
         if bar is not None:
             bar.update()
     return state
 
 
-def _sdedit_start(steps: Any, x_0: torch.Tensor, below: int,
+def _sdedit_start(solver: Any, x_0: torch.Tensor, below: int,
                   noise: torch.Tensor) -> tuple[torch.Tensor, int]:
     """The noised x_0 at the first timestep below ``below``, or the last, and its number."""
-    first = next((i for i, t in enumerate(steps.timesteps) if t < below), len(steps.timesteps) - 1)
-    if hasattr(steps, "set_begin_index"):
-        steps.set_begin_index(first)
-    return steps.add_noise(x_0, noise, steps.timesteps[first].long().expand(len(x_0))), first
+    last = len(solver.timesteps) - 1
+    first = next((i for i, t in enumerate(solver.timesteps) if t < below), last)
+    if hasattr(solver, "set_begin_index"):
+        solver.set_begin_index(first)
+    return solver.add_noise(x_0, noise, solver.timesteps[first].long().expand(len(x_0))), first

@@ -18,7 +18,7 @@ from cddpm_core.config.progress import progress as progress_bar
 from cddpm_core.config.seeds import numpy_generator
 from cddpm_core.data.labels import OBJECTS
 from cddpm_core.scenes.render import HEIGHT, RADIUS, WIDTH, project, render_frames
-from cddpm_core.scenes.scene import MAX_OBJECTS, jittered_stage, sample_scene
+from cddpm_core.scenes.scene import MAX_OBJECTS, jittered_lighting, sample_scene
 
 __all__ = ["file_name", "render_dataset", "render_set"]
 
@@ -54,8 +54,8 @@ def render_dataset(
     def write_scene(index: int) -> list[list[str]]:
         rng = numpy_generator(seed, "scene", split, index)
         scene = sample_scene(rng, frames)
-        stage = jittered_stage(rng, light_jitter)
-        for frame, image in enumerate(render_frames(scene, first=1, stage=stage)):
+        lighting = jittered_lighting(rng, light_jitter)
+        for frame, image in enumerate(render_frames(scene, first=1, lighting=lighting)):
             # Atomic because another run may render the same scenes into this folder.
             with atomic(images / file_name(index, frame)) as temporary:
                 temporary.write_bytes(_png(image))
@@ -92,10 +92,10 @@ def render_set(
     def render_scene(index: int) -> tuple[list[np.ndarray], list[int], np.ndarray]:
         rng = numpy_generator(seed, "scene", split, index)
         scene = sample_scene(rng, max_objects, probabilities)
-        stage = jittered_stage(rng, light_jitter)
+        lighting = jittered_lighting(rng, light_jitter)
         frames = [
             np.asarray(Image.fromarray(frame).resize((size, size), Image.Resampling.BILINEAR))
-            for frame in render_frames(scene, first=1, stage=stage)
+            for frame in render_frames(scene, first=1, lighting=lighting)
         ]
         x, y = np.array([(o.x, o.y) for o in scene]).T
         u, v = project(x, y, np.full_like(x, RADIUS))

@@ -28,7 +28,7 @@ from cddpm_core.scenes.raytrace import (
     shade_object,
 )
 
-__all__ = ["HEIGHT", "RADIUS", "WIDTH", "Stage", "object_box", "project", "render_frames",
+__all__ = ["HEIGHT", "RADIUS", "WIDTH", "Lighting", "object_box", "project", "render_frames",
            "visible_pixels"]
 
 # Distance behind the origin, height, downward pitch, roll (radians), focal length (pixels:
@@ -70,7 +70,7 @@ def _lamp_axes(lamps: np.ndarray) -> np.ndarray:
     return np.stack([facing, side, np.cross(facing, side)], axis=1)
 
 
-class Stage:
+class Lighting:
     """Camera and lamps, and what depends on them alone: the light on the empty ground.
 
     ``lamp_shift`` (3, 3) moves the lamps from their fitted positions, in CLEVR units.
@@ -94,8 +94,8 @@ class Stage:
 
 
 @lru_cache(maxsize=1)
-def _standard_stage() -> Stage:
-    return Stage()
+def _standard_lighting() -> Lighting:
+    return Lighting()
 
 
 def project(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -127,37 +127,38 @@ def render_frames(
     objects: Sequence[tuple[str, float, float, float]],
     *,
     first: int | None = None,
-    stage: Stage | None = None,
+    lighting: Lighting | None = None,
 ) -> np.ndarray:
     """Return ``(k, 240, 320, 3)`` uint8 sRGB frames; frame i shows the first ``first + i`` objects.
 
     An object is (name, x, y, rotation in radians). By default only the frame with all of them is
     rendered. Objects cast shadows on the ground, not on one another.
     """
-    stage = stage or _standard_stage()
+    lighting = lighting or _standard_lighting()
     first = len(objects) if first is None else first
     frames = np.empty((len(objects) - first + 1, HEIGHT, WIDTH, 3), np.uint8)
-    cells = np.ones((*stage.points.shape[:2], len(stage.lamps) + 4), np.float32)
+    cells = np.ones((*lighting.points.shape[:2], len(lighting.lamps) + 4), np.float32)
     cells[..., -3:] = 0.0
-    ground = stage.ground.copy()
+    ground = lighting.ground.copy()
     layers = []
     for count, (name, x, y, rotation) in enumerate(objects, start=1):
         colour, shape_name = name.split()
         shape, albedo = SHAPES.index(shape_name), _ALBEDO[colour]
         top, bottom = cast_shadow(
             shape, albedo, x, y, rotation,
-            stage.points, stage.lamps, stage.samples, stage.bounce, cells,
+            lighting.points, lighting.lamps, lighting.samples, lighting.bounce, cells,
         )  # fmt: skip
         light_rows(
-            stage.light, stage.ambient, cells, CELL * (top - 1), CELL * (bottom + 2), ground
+            lighting.light, lighting.ambient, cells, CELL * (top - 1), CELL * (bottom + 2), ground
         )
         box = _box(shape, x, y)
         layer = np.empty((box[3] - box[1], box[2] - box[0], 4), np.float32)
         shade_object(
             shape, albedo, x, y, rotation,
-            stage.camera, stage.lamps, stage.axes, stage.ambient, stage.bounce, box, layer,
+            lighting.camera, lighting.lamps, lighting.axes, lighting.ambient, lighting.bounce,
+            box, layer,
         )  # fmt: skip
-        layers.append((math.hypot(x, y + stage.camera[0]), box, layer))
+        layers.append((math.hypot(x, y + lighting.camera[0]), box, layer))
         if count >= first:
             linear = ground.copy()
             for _, box, layer in sorted(layers, key=lambda item: -item[0]):

@@ -16,9 +16,9 @@ import numpy as np
 
 from cddpm_core.config.errors import UserError
 from cddpm_core.data.labels import OBJECTS
-from cddpm_core.scenes.render import RADIUS, Stage, render_frames, visible_pixels
+from cddpm_core.scenes.render import RADIUS, Lighting, render_frames, visible_pixels
 
-__all__ = ["MAX_OBJECTS", "SceneObject", "jittered_stage", "render", "sample_scene"]
+__all__ = ["MAX_OBJECTS", "SceneObject", "jittered_lighting", "render", "sample_scene"]
 
 MAX_OBJECTS = 5
 REACH = 4.75  # bound of |x| + |y| of a centre: CLEVR's square, seen from its corner
@@ -111,15 +111,15 @@ def render(
 
     Each lamp moves by up to ``light_jitter`` CLEVR units along each axis, sampled from ``rng``.
     """
-    return render_frames(scene, stage=jittered_stage(rng, light_jitter))[0]
+    return render_frames(scene, lighting=jittered_lighting(rng, light_jitter))[0]
 
 
-def jittered_stage(rng: np.random.Generator | None, light_jitter: float) -> Stage | None:
-    """Return a stage with its lamps moved, or None for the standard one."""
+def jittered_lighting(rng: np.random.Generator | None, light_jitter: float) -> Lighting | None:
+    """Return a lighting with its lamps moved, or None for the standard one."""
     if not 0 <= light_jitter <= MAX_LIGHT_JITTER:
         raise UserError(
             f"light_jitter: expected 0 to {MAX_LIGHT_JITTER} CLEVR units, found {light_jitter}"
         )
     if light_jitter == 0:
         return None
-    return Stage((rng or np.random.default_rng(0)).uniform(-light_jitter, light_jitter, (3, 3)))
+    return Lighting((rng or np.random.default_rng(0)).uniform(-light_jitter, light_jitter, (3, 3)))

@@ -32,7 +32,8 @@ class Sampler:
 
     ``scheduler`` is the name of a class of diffusers, ``options`` its configuration. ``sentence``
     stands in the report. ``fresh_noise`` says whether each step adds noise. ``timesteps`` lists
-    them for (T, steps); None takes diffusers' list. ``steps`` says how many it can do.
+    them for (T, steps); it is None if the class takes no list of them, mostly with ``steps``
+    "divisor", which says how many steps it can do.
     """
 
     scheduler: str

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +28,12 @@ from cddpm_core.sampling.pipeline import ClassConditionedPipeline, make_pipeline
 from cddpm_core.scheduler.loss_weight import Balance, loss_weight
 from cddpm_core.scheduler.process import target
 from cddpm_core.scheduler.timesteps import sample_timesteps
-from cddpm_core.training.checkpoint import check_checkpoint, read_checkpoint, write_checkpoint
+from cddpm_core.training.checkpoint import (
+    Counters,
+    check_checkpoint,
+    read_checkpoint,
+    write_checkpoint,
+)
 from cddpm_core.training.distribution import (
     SideBySide,
     compiled,
@@ -39,24 +43,7 @@ from cddpm_core.training.distribution import (
 )
 from cddpm_core.training.optimizers import lr_factor, make_optimizers
 
-__all__ = ["Counters", "Trainer"]
-
-
-@dataclass
-class Counters:
-    """``step`` counts updates, ``seconds`` the time spent on them, ``skipped`` those left out for
-    a loss or gradient that was not finite; ``losses`` are those since the last line of history."""
-
-    step: int = 0
-    seconds: float = 0.0
-    skipped: int = 0
-    losses: list[float] = field(default_factory=list)
-
-    def state_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)
+__all__ = ["Trainer"]
 
 
 class _Part(NamedTuple):
@@ -228,6 +215,9 @@ class Trainer:
         """Continue from a checkpoint; `UserError` if it is damaged or of another training."""
         state = read_checkpoint(path)
         check_checkpoint(path, state, self.params, self.dataset.fingerprint, self.total_steps)
+        if missing := [name for name in self.parts if name not in state["parts"]]:
+            raise UserError(f"{path}: checkpoint without {missing[0]!r}, written by another "
+                            "version; FORCE=1 trains anew")
         try:
             for name, part in self.parts.items():
                 part.load_state_dict(state["parts"][name])

@@ -39,15 +39,16 @@ def made(**changes):
      "guidance_scale changed from 3.0 to 2.0"),
     ({"params": {"guidance_scale": 2.0, "seed": 1, "sampler": "ddim"}},
      "guidance_scale and seed changed"),
-    ({"params": {"seed": 0, "sampler": "ddim"}}, "guidance_scale changed"),
+    ({"params": {"seed": 0, "sampler": "ddim"}}, "guidance_scale no longer matters"),
     ({"notebook": "m"}, "its notebook changed"),
     ({"modules": {"cddpm_core/a.py": "1", "cddpm_core/b.py": "9"}}, "cddpm_core/b.py changed"),
     ({"modules": {"cddpm_core/a.py": "1"}, "files": {}}, "cddpm_core/b.py and the images changed"),
     ({"modules": {str(i): "" for i in range(8)}},
      "cddpm_core/a.py, cddpm_core/b.py, 0 and 7 more changed"),
-    ({"needs": {"train": "5"}}, "train ran again"),
+    ({"needs": {"train": "5"}}, "the results of train changed"),
     ({"params": {"guidance_scale": 3.0, "seed": 0, "sampler": "unipc"}, "notebook": "m",
-      "needs": {}}, "sampler changed from 'ddim' to 'unipc', its notebook changed, train ran again"),
+      "needs": {}}, "sampler changed from 'ddim' to 'unipc', its notebook changed, the results "
+      "of train changed"),
 ])
 def test_the_reason_is_one_sentence(changes, sentence):
     assert why_run({"state": "done", "inputs": made()}, made(**changes)) == sentence

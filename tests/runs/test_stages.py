@@ -141,7 +141,7 @@ def test_a_changed_notebook_or_parameter_is_named(project, capsys):
     assert lines["train"] == lines["evaluate"] == (
         "runs again, guidance_scale changed from 3.0 to 2.0")
     assert lines["denoise"] == "runs again, its notebook changed"
-    assert lines["report"].endswith("train, evaluate and denoise ran again")
+    assert lines["report"].endswith("the results of train, evaluate and denoise changed")
     assert project.make(guidance_scale=2.0, device="auto") == ["report"]  # which lists it
 
 
@@ -153,7 +153,7 @@ def test_a_stage_runs_again_if_one_it_reads_has_another_result(project, capsys):
     project.score = 0.75
     capsys.readouterr()
     assert project.make() == ["evaluate", "analyse", "report"]
-    assert said(capsys)["analyse"] == "runs again, evaluate ran again"
+    assert said(capsys)["analyse"] == "runs again, the results of evaluate changed"
 
 
 def test_another_training_is_made_beside_the_earlier_one(project, capsys):
@@ -223,7 +223,7 @@ def test_an_experiment_stays_in_the_report_until_it_is_of_another_result(project
     project.score = 0.75
     capsys.readouterr()
     project.make(guidance_scale=2.0)
-    assert said(capsys)["sampling"] == ("left out of the report, it is not finished or was made "
+    assert said(capsys)["sampling"] == ("left out of the report: it is not finished or was made "
                                         "with another training or sampler")
     assert "sampling" not in project.run.read("metrics.json")
     assert "sampling" not in project.run.stages()

@@ -7,7 +7,7 @@ from cddpm_core.config.schema import Params
 from cddpm_core.data.labels import to_multi_hot
 from cddpm_core.model.codec import PixelCodec
 from cddpm_core.sampling.guidance import ClassifierGuided, Guided
-from cddpm_core.sampling.sample import make_denoiser, sample
+from cddpm_core.sampling.sample import sample, sampling_options
 from cddpm_core.scheduler.process import alpha_bar, make_scheduler
 
 T = 20
@@ -90,10 +90,10 @@ def test_classifier_guidance_raises_the_likelihood_of_samples(tiny_pipeline, tin
     options = {"sampler": "ddim", "num_inference_steps": 10}
     params = tiny.replace(evaluator_guidance=3000.0)
     guided = sample(tiny_pipeline, LABELS, [5, 6], **options,
-                    denoiser=make_denoiser(tiny_pipeline, params, Evaluator()))
+                    denoiser=sampling_options(tiny_pipeline, params, Evaluator())["denoiser"])
     alone = sample(tiny_pipeline, LABELS, [5, 6], **options,
-                   denoiser=make_denoiser(tiny_pipeline, tiny))
+                   denoiser=sampling_options(tiny_pipeline, tiny)["denoiser"])
     assert (bright(guided, LABELS) > bright(alone, LABELS)).all()
     assert all(weight.grad is None for weight in tiny_pipeline.unet.parameters())
     with pytest.raises(ValueError, match="evaluator_guidance needs an evaluator, found none"):
-        make_denoiser(tiny_pipeline, params)
+        sampling_options(tiny_pipeline, params)

@@ -15,7 +15,7 @@ from cddpm_core.model.network import ClassConditionedUnet
 from cddpm_core.sampling.denoiser import Denoiser
 from cddpm_core.sampling.guidance import ClassifierGuided, Guided
 from cddpm_core.sampling.pipeline import ClassConditionedPipeline
-from cddpm_core.sampling.sample import image_seeds, make_denoiser, sample, sampling_options
+from cddpm_core.sampling.sample import image_seeds, sample, sampling_options
 from cddpm_core.scheduler.process import make_scheduler
 from cddpm_core.scheduler.samplers import SAMPLERS
 
@@ -129,7 +129,7 @@ def test_seeds_are_the_same_in_any_batch_and_differ_between_runs():
 
 
 def test_each_image_needs_a_seed(tiny_pipeline):
-    with pytest.raises(ValueError, match="expected one seed an image, found 2 for 3 labels"):
+    with pytest.raises(ValueError, match="expected a seed per image, found 2 for 3 labels"):
         sample(tiny_pipeline, LABELS, [1, 2])
 
 
@@ -192,8 +192,9 @@ def test_options_are_those_of_the_parameters(tiny_pipeline, tiny):
     assert isinstance(denoiser, Guided) and denoiser.scale == 2.5
     assert (denoiser.low, denoiser.high) == (0.1, 0.5)
     assert denoiser.denoiser.mixed_precision == "bf16"
-    found = make_denoiser(tiny_pipeline, params.replace(evaluator_guidance=9),
-                          type("Evaluator", (), {"log_likelihood": None}))
+    evaluator = type("Evaluator", (), {"log_likelihood": None})
+    guided = params.replace(evaluator_guidance=9)
+    found = sampling_options(tiny_pipeline, guided, evaluator)["denoiser"]
     assert isinstance(found, ClassifierGuided) and isinstance(found.denoiser, Guided)
 
 
