@@ -24,7 +24,8 @@ __all__ = ["HELDOUT_IMAGES", "stand_in"]
 HELDOUT_IMAGES = 2000  # that its own accuracy is measured on
 # The modules that decide the weights, besides the renderer.
 MADE_BY = ("cddpm_core.evaluation.stand_in_training", "cddpm_core.evaluation.augmentation",
-           "cddpm_core.training.optimizers", "cddpm_core.config.seeds")
+           "cddpm_core.training.optimizers", "cddpm_core.training.average",
+           "cddpm_core.config.seeds")
 
 
 def stand_in(

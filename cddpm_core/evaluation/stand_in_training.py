@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save as save_safetensors
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.models import ResNet
 
 from cddpm_core.config.device import computes_bf16
@@ -22,8 +21,9 @@ from cddpm_core.data.labels import COLOURS, OBJECTS, SHAPES
 from cddpm_core.evaluation.augmentation import augment, degrade, move, uniform
 from cddpm_core.evaluation.evaluator import Evaluator, build_resnet18
 from cddpm_core.evaluation.score import score
+from cddpm_core.training.average import moving_average
 from cddpm_core.training.distribution import SideBySide
-from cddpm_core.training.optimizers import KernelMuon
+from cddpm_core.training.optimizers import KernelMuon, lr_factor
 
 __all__ = ["plain_state", "train_stand_in"]
 
@@ -59,11 +59,11 @@ def train_stand_in(
         num_images, seed, "evaluator", probabilities=_PROBABILITIES, progress=progress))
     generator = torch_generator(seed, "evaluator order")
     model, heads = (part.to(device) for part in _new_network(seed))
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.995), use_buffers=True)
+    average = moving_average(model, 0.995)
     optimizers = _optimizers(model, heads)
     side_by_side = SideBySide(2 if device.type == "cpu" else 1)
     steps = epochs * -(-num_images // batch_size)
-    factor = partial(_lr_factor, steps=steps)
+    factor = partial(lr_factor, total_steps=steps, warmup_steps=steps // 10, decay_start=0.25)
     schedules = [torch.optim.lr_scheduler.LambdaLR(each, factor) for each in optimizers]
     with progress_bar(total=steps, desc="training the evaluator", unit="step",
                       disable=not progress) as bar:
@@ -142,11 +142,6 @@ def _optimizers(model: ResNet, heads: nn.Module) -> list[torch.optim.Optimizer]:
         *(KernelMuon(inner[i::2], lr=0.02, weight_decay=0.0, ns_steps=4) for i in range(2)),
         torch.optim.AdamW(rest, lr=1e-3, weight_decay=0.05, fused=True),
     ]
-
-
-def _lr_factor(step: int, steps: int) -> float:
-    """Linear warm-up over the first tenth, constant, then linear to zero from a quarter on."""
-    return min(1.0, (step + 1) / (0.1 * steps), (steps - step) / (0.75 * steps))
 
 
 def _batches(

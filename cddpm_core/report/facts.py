@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cddpm_core.config.schema import Params
+from cddpm_core.data.labels import CONDITION_FILES
 from cddpm_core.report.markdown import code, decimals
 from cddpm_core.runs.run import Run, command
 
@@ -77,7 +78,7 @@ def if_present(part: str, stage: str = "") -> Callable:
     def wrap(write: Callable[..., str]) -> Callable[..., str]:
         @functools.wraps(write)
         def wrapped(facts: Facts, *args: Any, **options: Any) -> str:
-            if part in facts.metrics and (part not in ("test", "new_test") or facts.scores):
+            if part in facts.metrics and (part not in CONDITION_FILES or facts.scores):
                 return write(facts, *args, **options)
             return (f"The stage *{stage}* has not been run yet: "
                     f"{code(command(facts.run, stage))}.\n" if stage else "")

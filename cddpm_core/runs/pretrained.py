@@ -8,6 +8,7 @@ from typing import Any
 
 from cddpm_core.config.errors import UserError
 from cddpm_core.config.schema import from_notebook
+from cddpm_core.data.labels import CONDITION_FILES
 from cddpm_core.runs.run import Run, command, open_run
 from cddpm_core.runs.session import Session, of_parameters
 
@@ -82,7 +83,7 @@ def pack(run: Run, package: Path = PACKAGE) -> Run:
     pipeline, evaluator = load_pipeline(packed / "model"), get_evaluator(params, run.cache)
     found = {name: score_facts(sample_and_score(pipeline, evaluator, ConditionDataset(name),
                                                 params, desc=name)[1])
-             for name in ("test", "new_test")}
+             for name in CONDITION_FILES}
     metrics = run.read("metrics.json")
     kept = {key: metrics[key] for key in ("train", "made_with", "sample") if key in metrics}
     packed.update_metrics({**kept, "evaluator": evaluator_facts(evaluator), **found})

@@ -107,16 +107,17 @@ def make_optimizers(model: nn.Module, params: Params) -> list[torch.optim.Optimi
     return [*halves, torch.optim.AdamW(rest, **adamw)]
 
 
-def lr_factor(step: int, total_steps: int, params: Params) -> float:
+def lr_factor(step: int, total_steps: int, schedule: str = "linear", warmup_steps: int = 0,
+              decay_start: float = 0.0) -> float:
     """Return the factor of the peak learning rate at a step of ``total_steps``.
 
-    A linear warm-up, then constant; ``linear`` falls to 0 from the
-    fraction ``lr_decay_start`` of training on, ``cosine`` over all of it.
+    A linear warm-up, then constant; ``linear`` falls to 0 from the fraction ``decay_start`` of
+    training on, ``cosine`` over all of it.
     """
-    warmup = min(1.0, (step + 1) / (params.lr_warmup_steps + 1))
+    warmup = min(1.0, (step + 1) / (warmup_steps + 1))
     done = step / max(1, total_steps)
-    if params.lr_schedule == "cosine":
+    if schedule == "cosine":
         return warmup * 0.5 * (1 + math.cos(math.pi * done))
-    if params.lr_schedule == "linear" and done > params.lr_decay_start:
-        return warmup * (1 - done) / (1 - params.lr_decay_start)
+    if schedule == "linear" and done > decay_start:
+        return warmup * (1 - done) / (1 - decay_start)
     return warmup

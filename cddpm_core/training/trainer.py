@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from accelerate import Accelerator
-from diffusers.training_utils import EMAModel
 from torch._dynamo.exc import TorchDynamoException
 from torch.nn.utils import get_total_norm
 
@@ -28,6 +27,7 @@ from cddpm_core.sampling.pipeline import ClassConditionedPipeline, make_pipeline
 from cddpm_core.scheduler.loss_weight import Balance, loss_weight
 from cddpm_core.scheduler.process import target
 from cddpm_core.scheduler.timesteps import sample_timesteps
+from cddpm_core.training.average import moving_average
 from cddpm_core.training.checkpoint import (
     Counters,
     check_checkpoint,
@@ -77,7 +77,7 @@ class Trainer:
         self.weights = list(self.unet.parameters())
         self.optimizers = make_optimizers(self.unet, params)
         self.peaks = [[g["lr"] for g in o.param_groups] for o in self.optimizers]
-        self.ema = EMAModel(self.weights, decay=params.ema_decay) if params.ema_decay else None
+        self.ema = moving_average(self.unet, params.ema_decay) if params.ema_decay else None
         # The same split on every machine, so that results do not depend on the number of cores.
         halves = self.device.type == "cpu" and params.batch_size >= 32
         self.side_by_side = SideBySide(2 if halves else 1)
@@ -161,13 +161,15 @@ class Trainer:
             weight.grad = gradient
         if self.balance:
             self.balance.update(found.tally)
-        factor = lr_factor(self.step - 1, self.total_steps, self.params)
+        p = self.params
+        factor = lr_factor(self.step - 1, self.total_steps, p.lr_schedule, p.lr_warmup_steps,
+                           p.lr_decay_start)
         for optimizer, peaks in zip(self.optimizers, self.peaks, strict=True):
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor
         self.side_by_side(lambda optimizer: optimizer.step(), self.optimizers)
         if self.ema:
-            self.ema.step(self.weights)
+            self.ema.update_parameters(self.unet)
 
     def _summed(self, *batch: torch.Tensor) -> _Part:
         """Return the sums over all passes, halves and processes."""
@@ -201,9 +203,7 @@ class Trainer:
 
     def averaged(self) -> ClassConditionedPipeline:
         """Return a pipeline with a copy of the averaged weights, ready to sample."""
-        unet = copy.deepcopy(self.unet)
-        if self.ema:
-            self.ema.copy_to(unet.parameters())
+        unet = copy.deepcopy(self.ema.module if self.ema else self.unet)
         return ClassConditionedPipeline(unet.eval(), self.scheduler, self.pipeline.codec,
                                         self.pipeline.layout_prior)
 
@@ -221,16 +221,12 @@ class Trainer:
         try:
             for name, part in self.parts.items():
                 part.load_state_dict(state["parts"][name])
-            pairs = list(zip(self.ema.shadow_params, self.weights, strict=True)) if self.ema else []
-            pairs += [(moment, weight) for o in self.optimizers for weight, moments in
-                      o.state.items() for moment in moments.values() if moment.ndim]
-            if any(a.shape != b.shape for a, b in pairs):
-                raise ValueError("the average or the optimisers are of other weights")
+            if any(moment.ndim and moment.shape != weight.shape for o in self.optimizers
+                   for weight, moments in o.state.items() for moment in moments.values()):
+                raise ValueError("the optimisers are of other weights")
         except Exception as error:  # what is not the state of a network fails in many ways
             raise UserError(f"{path}: checkpoint of another network ({type(error).__name__}), "
                             "remove it to train anew") from None
-        if self.ema:
-            self.ema.to(self.device)
 
 
 def _added(a: _Part, b: _Part) -> _Part:

@@ -184,7 +184,8 @@ def test_the_saved_pipeline_has_the_averaged_weights(tiny, dataset, tmp_path, em
     parts = read_checkpoint(tmp_path / "checkpoint.pt")["parts"]
     pipeline = load_pipeline(tmp_path / "model")
     names = [name for name, _ in pipeline.unet.named_parameters()]
-    averaged = parts["ema"]["shadow_params"] if ema else [parts["model"][n] for n in names]
+    averaged = ([parts["ema"][f"module.{n}"] for n in names] if ema else
+                [parts["model"][n] for n in names])
     for weight, expected in zip(pipeline.unet.parameters(), averaged, strict=True):
         assert torch.equal(weight, expected)
     raw = raw_pipeline(tmp_path, params)

@@ -9,8 +9,9 @@ from torch import nn
 from cddpm_core.config.schema import Params
 from cddpm_core.model.codec import PixelCodec
 from cddpm_core.model.network import make_network
+from cddpm_core.training import optimizers
 from cddpm_core.training import optimizers as module
-from cddpm_core.training.optimizers import KernelMuon, lr_factor, make_optimizers, orthogonalised
+from cddpm_core.training.optimizers import KernelMuon, make_optimizers, orthogonalised
 
 
 def network(seed: int = 0) -> nn.Sequential:
@@ -169,6 +170,10 @@ def test_muon_trains_the_inner_matrices_alone(tiny, changes):
                                 "positions", "downsample.", "upsample."))
     assert any("conv1" in name for name in inner)
     assert any("attention" in name for name in inner)
+
+
+def lr_factor(step, total, p):
+    return optimizers.lr_factor(step, total, p.lr_schedule, p.lr_warmup_steps, p.lr_decay_start)
 
 
 rates = st.builds(Params, lr_schedule=st.sampled_from(["constant", "linear", "cosine"]),
