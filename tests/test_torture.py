@@ -34,7 +34,7 @@ from cddpm_core.evaluation import stand_in
 from cddpm_core.evaluation.evaluate import get_evaluator
 from cddpm_core.runs.lock import locked
 from cddpm_core.runs.run import OUTPUTS, Run
-from cddpm_core.runs.train import train_in
+from cddpm_core.runs.train import launch, train_in
 from cddpm_core.sampling.pipeline import load_pipeline
 from cddpm_core.training.checkpoint import read_checkpoint
 from cddpm_core.training.loop import train
@@ -203,6 +203,23 @@ def test_a_stage_survives_the_death_of_papermill_and_of_its_kernel(headless):
             assert (victim, process.returncode) == ("papermill", -9), fault
     print(f"{KILLS} kills, half of papermill and half of its kernel, {finished} runs finished "
           "with the same weights and history; no kernel left")
+
+
+@pytest.mark.skipif(not KILLS, reason="starts processes for half a minute; make torture does")
+def test_a_fault_of_the_first_process_alone_ends_them_all(tiny, rendered, tmp_path, monkeypatch):
+    monkeypatch.setenv(OUTPUTS, str(tmp_path))
+    hold = ("import sys, time; from cddpm_core.runs.lock import locked\n"
+            "with locked(sys.argv[1]): print('held', flush=True); time.sleep(300)")
+    holder = subprocess.Popen([sys.executable, "-c", hold, str(tmp_path / "held")],
+                              stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(UserError, match=f"in use by process {holder.pid}"):
+            launch(Run("held"), tiny.replace(run="held", num_processes=2, data=str(rendered),
+                                             evaluator_images=64, evaluator_epochs=1))
+    finally:
+        holder.kill()
+    assert not (tmp_path / "held/checkpoint.pt").exists()
 
 
 def mounted(folder: Path, size: str) -> bool:

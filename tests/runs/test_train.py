@@ -81,16 +81,13 @@ def test_two_processes_train_as_one_does_and_their_number_may_change(params, tmp
     assert_alike(Run("one"), Run("two"))
 
 
-def test_a_fault_of_the_first_process_alone_ends_them_all(params, outputs):
-    (outputs / "held").mkdir()
-    hold = ("import sys, time; from cddpm_core.runs.lock import locked\n"
-            "with locked(sys.argv[1]): print('held', flush=True); time.sleep(300)")
-    holder = subprocess.Popen([sys.executable, "-c", hold, str(outputs / "held")],
-                              stdout=subprocess.PIPE)
-    try:
-        assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(UserError, match=f"in use by process {holder.pid}"):
-            launch(Run("held"), params.replace(run="held", num_processes=2))
-    finally:
-        holder.kill()
-    assert not (outputs / "held/checkpoint.pt").exists()
+def test_the_fault_of_a_process_is_that_of_the_training(params, monkeypatch, tmp_path):
+    launcher = tmp_path / "python"
+    launcher.write_text("#!/bin/sh\necho 'Error: loss: too high'\necho 'what torch says'\nexit 1\n")
+    launcher.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(launcher))
+    with pytest.raises(UserError, match="^loss: too high$"):
+        launch(Run("faulty"), params.replace(num_processes=2))
+    launcher.write_text("#!/bin/sh\nexit 3\n")
+    with pytest.raises(UserError, match="2 processes ended with exit code 3; the same command"):
+        launch(Run("faulty"), params.replace(num_processes=2))
