@@ -97,7 +97,7 @@ def experiment_text(facts: Facts) -> str:
         "chance.")
 
 
-def runs_text(facts: Facts, groups: Sequence[Group]) -> str:
+def runs_text(groups: Sequence[Group]) -> str:
     """Return the accuracy over seeds, and which groups differ from the first beyond chance."""
     if sum(len(group.runs) for group in groups) < 2:
         return prose(

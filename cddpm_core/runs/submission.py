@@ -9,7 +9,7 @@ from pathlib import Path
 from cddpm_core.config.errors import UserError
 from cddpm_core.config.files import atomic, project_root
 from cddpm_core.data.labels import CONDITION_FILES, condition_file, read_conditions
-from cddpm_core.runs.run import Run
+from cddpm_core.runs.run import Run, command
 
 __all__ = ["write_submission"]
 
@@ -43,7 +43,8 @@ def _results(run: Run) -> Iterator[tuple[str, Path]]:
                               for i in range(len(read_conditions(condition_file(name)))))]
     for name in wanted:
         if not (run / name).is_file():
-            raise UserError(f"{run / name}: does not exist yet, first run 'make report'")
+            raise UserError(f"{run / name}: does not exist yet, first run "
+                            f"'{command(run, 'report')}'")
         yield name, run / name
 
 

@@ -59,7 +59,7 @@ def test_seeds_of_a_configuration_are_one_group(runs, tmp_path):
 
 def test_table_and_sentence_say_the_same(runs, tmp_path):
     groups = group_runs(facts(tmp_path), runs)
-    table, said = runs_table(facts(tmp_path), groups), runs_text(facts(tmp_path), groups)
+    table, said = runs_table(facts(tmp_path), groups), runs_text(groups)
     assert "0.800 ± 0.248" in table and "0.800 ± 0.248" in said
     assert ("| `plain` | `guidance_scale` `1.0` | 1 | 0.500 | 0.250 | 0.500 | 0.250 "
             "| −0.208 ± 0.081 |") in table
@@ -67,7 +67,7 @@ def test_table_and_sentence_say_the_same(runs, tmp_path):
     assert "Fewer objects are found with `plain` than with `base` over both files." in said
     assert "The intervals cover the conditions, not the training seeds." in said
     alone = group_runs(facts(tmp_path), ["base"])
-    assert "No other runs were named" in runs_text(facts(tmp_path), alone)
+    assert "No other runs were named" in runs_text(alone)
 
 
 def test_a_gain_compares_images_of_the_same_condition(runs, tmp_path):
@@ -90,7 +90,7 @@ def test_few_differences_are_as_significant_as_in_a_sign_test(runs, tmp_path, lo
     groups = group_runs(facts(tmp_path), runs)
     mean, half = groups[1].gain(groups[0])
     assert (mean < -half) == significant == (2 * 0.5**lost < 0.05)
-    said = runs_text(facts(tmp_path), groups)
+    said = runs_text(groups)
     assert ("`base` over both files is not significant" in said) != significant
 
 
@@ -110,7 +110,7 @@ def test_a_gain_is_the_mean_of_the_seeds_both_groups_have(runs, tmp_path):
 def test_a_run_the_evaluator_guided_is_named_in_the_sentence(runs, tmp_path):
     run = Run("plain", outputs=tmp_path)
     run.write_params(run.params().replace(evaluator_guidance=2.0))
-    said = runs_text(facts(tmp_path), group_runs(facts(tmp_path), runs))
+    said = runs_text(group_runs(facts(tmp_path), runs))
     assert "with `plain` (sampling guided by the evaluator) than" in said
 
 
@@ -119,7 +119,7 @@ def test_groups_without_a_seed_in_common_are_not_paired(runs, tmp_path):
     run.write_params(run.params().replace(seed=7))
     groups = group_runs(facts(tmp_path), runs)
     assert groups[1].gain(groups[0]) is None
-    table, said = runs_table(facts(tmp_path), groups), runs_text(facts(tmp_path), groups)
+    table, said = runs_table(facts(tmp_path), groups), runs_text(groups)
     assert "gain" not in table and "No seed is shared between `base` and `plain`." in said
     figure = runs_figure(groups)
     assert len(figure.axes) == 1

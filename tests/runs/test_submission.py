@@ -49,7 +49,7 @@ def test_the_same_files_give_the_same_zip(finished):
 @pytest.mark.parametrize("gone", ["report.pdf", "images/test/31.png", "images/new_test/0.png"])
 def test_what_is_missing_is_named_and_nothing_is_written(finished, gone):
     (finished / gone).unlink()
-    with pytest.raises(UserError, match=f"{gone}: does not exist yet, first run 'make report'"):
+    with pytest.raises(UserError, match=f"{gone}: does not exist yet, first run 'python -m"):
         write_submission(finished)
     assert not (finished.outputs / "mine.zip").exists()
 
