@@ -59,7 +59,7 @@ def train_stand_in(
         num_images, seed, "evaluator", probabilities=_PROBABILITIES, progress=progress))
     generator = torch_generator(seed, "evaluator order")
     model, heads = (part.to(device) for part in _new_network(seed))
-    average = moving_average(model, 0.995)
+    average = moving_average(model, 0.995, warmup=False)
     optimizers = _optimizers(model, heads)
     side_by_side = SideBySide(2 if device.type == "cpu" else 1)
     steps = epochs * -(-num_images // batch_size)

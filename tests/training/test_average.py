@@ -4,16 +4,17 @@ import torch
 from cddpm_core.training.average import moving_average
 
 
-def test_is_the_average_of_the_formula():
+@pytest.mark.parametrize("warmup", [True, False])
+def test_is_the_average_of_the_formula(warmup):
     model = torch.nn.Linear(2, 1)
-    average, expected = moving_average(model, 0.9), None
+    average, expected = moving_average(model, 0.9, warmup), None
     for n in range(200):
         with torch.no_grad():
             model.weight.fill_(float(n))
         average.update_parameters(model)
-        decay = min(0.9, n / (9 + n)) if n else 0
+        decay = min(0.9, (1 + n) / (10 + n)) if warmup else 0.9
         expected = n if expected is None else decay * expected + (1 - decay) * n
-    assert average.module.weight[0, 0].item() == pytest.approx(expected, rel=1e-2)
+    assert average.module.weight[0, 0].item() == pytest.approx(expected, rel=1e-5)
     assert expected == pytest.approx(199 - 9, abs=0.1)  # it lags by decay / (1 - decay) steps
 
 
