@@ -17,7 +17,9 @@ from cddpm_core.config.errors import UserError, did_you_mean, shown
 from cddpm_core.config.files import project_root
 from cddpm_core.config.schema import FIELDS, Params, coerce, resolve
 
-__all__ = ["read_params", "read_yaml", "to_yaml"]
+__all__ = ["PATHS", "absolute", "read_params", "read_yaml", "to_yaml"]
+
+PATHS = ("data", "evaluator", "reference", "font_paths")  # parameters that are paths
 
 MAX_BYTES = 100_000  # of a params file
 
@@ -84,11 +86,16 @@ def read_params(file: str, changes: Sequence[tuple[str, str]] = (), *, run: str 
     values = {key: coerce(key, value, str(path)) for key, value in read_yaml(path).items()}
     values |= {key: coerce(key, _value(key, text), "-p") for key, text in changes}
     values |= {key: text for key, text in (("data", data), ("evaluator", evaluator)) if text}
-    for key in ("data", "evaluator", "reference"):
-        if values.get(key):
-            values[key] = str(Path(values[key]).expanduser().absolute())
+    values |= {key: absolute(values[key]) for key in PATHS if key in values}
     return resolve({**values, "run": run or values.get("run") or path.stem},
                    f"{path} with -p" if changes else str(path))
+
+
+def absolute(given: str | list[str]) -> str | list[str]:
+    """Return a path, or each of a list of paths, made absolute; empty text stays empty."""
+    if isinstance(given, list):
+        return [absolute(path) for path in given]
+    return str(Path(given).expanduser().absolute()) if given else given
 
 
 def _value(key: str, text: str) -> Any:

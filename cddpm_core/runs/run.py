@@ -16,7 +16,7 @@ from typing import Any
 
 from cddpm_core.config.errors import UserError
 from cddpm_core.config.files import SCHEMA, atomic, check_schema, project_root, write_json
-from cddpm_core.config.presets import read_yaml, to_yaml
+from cddpm_core.config.presets import PATHS, absolute, read_yaml, to_yaml
 from cddpm_core.config.progress import HEADLESS, papermill_output
 from cddpm_core.config.schema import FIELDS, Params, from_notebook, resolve
 
@@ -24,7 +24,6 @@ __all__ = ["OUTPUTS", "Run", "command", "open_run"]
 
 OUTPUTS = "CDDPM_OUTPUTS"  # environment variable: another folder for outputs/, on a larger disk
 DEFAULT_RUN = "quick"
-PATHS = ("data", "evaluator", "reference", "font_paths")  # parameters that are paths
 
 
 class Run:
@@ -161,7 +160,7 @@ def open_run(namespace: Mapping[str, Any], *, write: bool = True) -> tuple[Run, 
     run = Run(str(given or (output.parent.name if output else DEFAULT_RUN)))
     base = run.params().to_dict() if (run / "params.yaml").exists() else {}
     params = from_notebook({**namespace, "run": run.name}, base)
-    params = params.replace(**{key: _absolute(getattr(params, key)) for key in PATHS})
+    params = params.replace(**{key: absolute(getattr(params, key)) for key in PATHS})
     if write:
         run.write_params(params)
         # Jupyter tells a kernel the path of its notebook by this variable.
@@ -169,12 +168,6 @@ def open_run(namespace: Mapping[str, Any], *, write: bool = True) -> tuple[Run, 
         if HEADLESS not in os.environ and (about := run.stages().get(stage)):
             run.set_stage(stage, **{**about, "state": "by hand", "finished": time.time()})
     return run, params
-
-
-def _absolute(given: str | list[str]) -> str | list[str]:
-    if isinstance(given, list):
-        return [_absolute(path) for path in given]
-    return str(Path(given).expanduser().absolute()) if given else given
 
 
 def command(run: Run, stage: str) -> str:

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from cddpm_core.config.errors import UserError
 from cddpm_core.sampling.pipeline import load_pipeline
+from cddpm_core.scheduler.loss_weight import loss_weight
 from cddpm_core.training.checkpoint import read_checkpoint
 from cddpm_core.training.history import read_history
-from cddpm_core.training.loop import raw_pipeline, result_at, train
+from cddpm_core.training.loop import raw_pipeline, result_at, train, weights_at
 from cddpm_core.training.trainer import Trainer
 
 
@@ -230,3 +231,15 @@ def test_a_learning_rate_that_is_far_too_high_is_one_sentence(tiny, dataset, tmp
     with pytest.raises(UserError, match="without a finite loss and gradient"):
         train(params, dataset, tmp_path)
     assert all(math.isfinite(line["loss"]) for line in read_history(tmp_path))
+
+
+@pytest.mark.parametrize("weighting", ["balanced", "min_snr"])
+def test_weights_are_those_of_the_loss_at_the_end(tiny, dataset, tmp_path, weighting):
+    params, t = tiny.replace(loss_weighting=weighting), torch.arange(tiny.num_train_timesteps)
+    train(params, dataset, tmp_path)
+    trainer = Trainer(params, dataset)
+    trainer.load(tmp_path / "checkpoint.pt")
+    wanted = (trainer.balance.weight(t) if weighting == "balanced" else
+              loss_weight(trainer.scheduler, t, weighting, params.loss_weight_max))
+    found = weights_at(tmp_path, params, trainer.scheduler, t)
+    assert torch.equal(found, wanted) and found.unique().numel() > 1
