@@ -18,6 +18,7 @@ from cddpm_core.config.errors import UserError
 from cddpm_core.config.files import project_root, unwritable
 from cddpm_core.config.presets import read_params
 from cddpm_core.config.schema import Params
+from cddpm_core.evaluator_commands import evaluator_commands, score_command
 
 __all__ = ["main"]
 
@@ -36,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"Error: {error}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, click.Abort):
-        print("Stopped. The same command goes on from the last checkpoint.", file=sys.stderr)
+        print("Stopped. What is finished is kept; the same command goes on.", file=sys.stderr)
         return 130
 
 
@@ -53,7 +54,8 @@ def _parameters(command: Callable) -> Callable:
                   metavar="FILE", help="The params file.")
     @click.option("--run", default="", help="Run name; default: stem of the params file.")
     @click.option("--data", default="", metavar="DIR", help="The real i-CLEVR data.")
-    @click.option("--evaluator", default="", metavar="FILE", help="The official checkpoint.pth.")
+    @click.option("--evaluator", default="", metavar="FILE",
+                  help="The official checkpoint.pth, or a private stand-in.")
     @CHANGE
     @functools.wraps(command)
     def wrapped(file: str, changes: Any, run: str, data: str, evaluator: str,
@@ -234,6 +236,9 @@ def test(more: Sequence[str]) -> int:
     return subprocess.call([sys.executable, "-m", "pytest", "-n", workers, "--dist", "loadfile",
                             "--no-loadscope-reorder", *more], cwd=project_root())
 
+
+commands.add_command(evaluator_commands)
+commands.add_command(score_command)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -21,8 +21,7 @@ from filelock import FileLock
 from hypothesis import settings
 from PIL import Image
 
-from cddpm_core.config.presets import read_yaml
-from cddpm_core.config.schema import Params, resolve
+from cddpm_core.config.schema import Params
 from cddpm_core.data.dataset import IclevrDataset
 from cddpm_core.data.labels import OBJECTS
 
@@ -59,6 +58,15 @@ def picture(seed: int = 0, size: tuple[int, int] = (320, 240)) -> Image.Image:
     """A smooth RGB image, as a rendered one is."""
     pixels = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
     return Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
+
+
+def normalised(pixels: np.ndarray, **options) -> np.ndarray:
+    """Images, uint8 (N, H, W, 3), as they are in a grid made with ``normalize=True``."""
+    from torchvision.utils import make_grid
+
+    x = torch.from_numpy(pixels).movedim(-1, 1).float()
+    cells = make_grid(x, nrow=1, padding=0, normalize=True, **options)
+    return (cells * 255).round().byte().movedim(0, -1).numpy().reshape(pixels.shape)
 
 
 def awake(model):
@@ -157,6 +165,14 @@ def images() -> torch.Tensor:
     return torch.rand(5, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
+@pytest.fixture(scope="session")
+def sampled() -> np.ndarray:
+    """The images of the main README's picture, sampled for ``test``, uint8 (32, 64, 64, 3)."""
+    from cddpm_core.evaluation.given_images import read_images
+
+    return read_images(ROOT / "outputs/quick_test.png", expected=32).pixels
+
+
 @pytest.fixture
 def poison(monkeypatch):
     """Training steps, counted from 0, whose loss is made NaN."""
@@ -189,8 +205,8 @@ def chromium():
 
 
 # What makes the run of params/smoke.yaml faster still.
-SMALLER = {"num_scenes": 24, "heldout_scenes": 4, "evaluator_images": 64, "class_emb_size": 32,
-           "num_train_timesteps": 20, "num_inference_steps": 4, "analysis_images": 8}
+SMALLER = {"num_scenes": 24, "heldout_scenes": 4, "class_emb_size": 32, "num_train_timesteps": 20,
+           "num_inference_steps": 4, "analysis_images": 8}
 
 
 @pytest.fixture(scope="session")
@@ -200,7 +216,6 @@ def smoke(tmp_path_factory):
     One process makes it with ``make report``'s command, for the processes of all tests.
     """
     from cddpm_core.__main__ import main
-    from cddpm_core.evaluation import evaluate, stand_in
     from cddpm_core.runs.run import OUTPUTS, Run
 
     base = tmp_path_factory.getbasetemp()
@@ -212,9 +227,6 @@ def smoke(tmp_path_factory):
         if (run.outputs / "printed.txt").exists():
             return run
         patch.setenv(OUTPUTS, str(run.outputs))
-        patch.setattr(stand_in, "HELDOUT_IMAGES", 20)  # found in the cache by all stages
-        params = resolve(read_yaml(ROOT / "params/smoke.yaml") | SMALLER)
-        evaluate.get_evaluator(params, run.cache)
         changes = [word for key, value in SMALLER.items() for word in ("-p", key, str(value))]
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             assert main(["report", "--params", "params/smoke.yaml", *changes]) == 0

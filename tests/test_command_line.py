@@ -150,6 +150,14 @@ def test_bad_evaluator_is_refused(capsys, tmp_path, outputs):
     assert not outputs.exists()
 
 
+def test_a_bad_stand_in_is_refused(capsys, tmp_path, outputs):
+    path = tmp_path / "mine.safetensors"
+    assert "mine.safetensors: no such file" in refused(capsys, "report", "--evaluator", path)
+    path.write_bytes(b"hello")
+    assert "expected a stand-in that" in refused(capsys, "report", "--evaluator", path)
+    assert not outputs.exists()
+
+
 def test_a_damaged_checkpoint_is_refused_before_any_work(capsys, outputs):
     run = Run("quick")
     run.folder.mkdir(parents=True)
@@ -265,7 +273,7 @@ def test_ctrl_c_says_how_to_go_on(capsys, monkeypatch):
 
     monkeypatch.setattr(training, "train_run", interrupted)
     assert main(["train"]) == 130
-    assert "goes on from the last checkpoint" in capsys.readouterr().err
+    assert "What is finished is kept" in capsys.readouterr().err
 
 
 def test_a_full_disk_is_one_sentence(capsys, monkeypatch):

@@ -36,6 +36,7 @@ from cddpm_core.data.labels import (
     read_train,
 )
 from cddpm_core.evaluation.evaluator import build_resnet18, load_official
+from cddpm_core.evaluation.stand_in import WEIGHTS, load_stand_in
 from cddpm_core.runs.run import Run
 from cddpm_core.sampling.pipeline import load_pipeline, save_pipeline
 from cddpm_core.training.trainer import Trainer
@@ -319,6 +320,18 @@ def test_evaluators_of_other_shapes(tmp_path, official, data):
     result_or_sentence(load_official, path)
     path.write_bytes(path.read_bytes()[:data.draw(st.integers(0, 10**6))])
     assert result_or_sentence(load_official, path) is None
+
+
+@given(st.data())
+@cases(10, 0.05)
+def test_damaged_stand_ins(tmp_path, data):
+    content = bytearray(WEIGHTS.read_bytes())
+    # The header holds names, shapes and facts; what follows are numbers, and any number is one.
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, 4000))] = data.draw(st.integers(0, 255))
+    path = tmp_path / "mine.safetensors"
+    path.write_bytes(content[:data.draw(st.one_of(st.none(), st.integers(0, 10**7)))])
+    result_or_sentence(load_stand_in, path)
 
 
 def test_a_zip_that_unpacks_to_more_than_there_is_room_for(tmp_path, trainer):

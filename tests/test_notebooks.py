@@ -8,8 +8,7 @@ import papermill
 import pytest
 from conftest import ROOT
 
-from cddpm_core.config.manual import NOTEBOOKS, declared_keys
-from cddpm_core.config.schema import FIELDS
+from cddpm_core.config.manual import NOTEBOOKS, declared_keys, fields
 from cddpm_core.runs.stages import STAGES
 
 
@@ -22,7 +21,7 @@ def code_cells(name):
 
 
 def test_every_stage_has_its_notebook():
-    assert set(NOTEBOOKS) == {*STAGES, "explore"}
+    assert set(NOTEBOOKS) == {*STAGES, "explore", "score"}
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
@@ -49,7 +48,8 @@ def test_begins_with_prose_then_parameters_then_the_session(name):
     prose, parameters, session = read(name).cells[:3]
     assert prose.cell_type == "markdown" and prose.source.startswith("# ")
     assert parameters.metadata.tags == ["parameters"]
-    assert "open_session(" in session.source or "open_trained(" in session.source
+    assert any(f"{opens}(globals())" in session.source
+               for opens in ("open_session", "open_trained", "score_params"))
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
@@ -57,13 +57,14 @@ def test_papermill_sees_every_parameter_with_its_type_and_meaning(name):
     found = papermill.inspect_notebook(str(ROOT / f"notebooks/{name}.ipynb"))
     assert list(found) == declared_keys(name)
     for key, about in found.items():
-        assert (about["inferred_type_name"], about["help"]) == (FIELDS[key].type, FIELDS[key].help)
+        expected = fields(name)[key]
+        assert (about["inferred_type_name"], about["help"]) == (expected.type, expected.help)
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_declares_the_parameters_it_uses(name):
     source = "\n".join(cell.source for cell in code_cells(name))
-    used = set(re.findall(r"\bp\.([a-z_]+)\b", source)) - {"replace", "to_dict"}
-    assert used <= set(FIELDS)
+    used = set(re.findall(r"\bp\.([a-z_]+)\b", source)) - {"replace", "to_dict", "grid"}
+    assert used <= set(fields(name))
     if name not in ("timesteps", "report"):  # which are about a run with parameters of its own
         assert used <= set(declared_keys(name))

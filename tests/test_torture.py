@@ -30,7 +30,6 @@ from cddpm_core.config.presets import read_yaml, to_yaml
 from cddpm_core.config.schema import Params, resolve
 from cddpm_core.data.dataset import IclevrDataset
 from cddpm_core.data.source import load_dataset
-from cddpm_core.evaluation import stand_in
 from cddpm_core.evaluation.evaluate import get_evaluator
 from cddpm_core.runs.lock import locked
 from cddpm_core.runs.run import OUTPUTS, Run
@@ -131,13 +130,10 @@ def test_a_training_survives_being_killed_anywhere(tiny, rendered, tmp_path, mon
 
 @pytest.fixture
 def headless(tiny, tmp_path, monkeypatch):
-    """A folder with a params file, and outputs with the data and the evaluator of its run."""
-    monkeypatch.setattr(stand_in, "HELDOUT_IMAGES", 20)
+    """A folder with a params file, and outputs of its own."""
     monkeypatch.setenv(OUTPUTS, str(tmp_path / "outputs"))
-    params = tiny.replace(run="run", num_scenes=12, heldout_scenes=1, evaluator_images=64,
-                          evaluator_epochs=1, epochs=40, checkpoint_minutes=0,
-                          evaluate_every=15, experiment_epochs=0)
-    get_evaluator(params, Run("run").cache)
+    params = tiny.replace(run="run", num_scenes=12, heldout_scenes=1, epochs=40,
+                          checkpoint_minutes=0, evaluate_every=15, experiment_epochs=0)
     (tmp_path / "run.yaml").write_text(to_yaml(params))
     return tmp_path
 
@@ -170,8 +166,7 @@ def assert_status_is_true(run: Run, killed: int) -> None:
 def test_a_stage_survives_the_death_of_papermill_and_of_its_kernel(headless):
     outputs, reference = headless / "outputs", Run("whole")
     params = resolve(read_yaml(headless / "run.yaml"))
-    train_in(reference, params, load_dataset(params, reference.cache),
-             get_evaluator(params, reference.cache))
+    train_in(reference, params, load_dataset(params, reference.cache), get_evaluator(params))
     seconds = 20.0  # until a stage has shown how long it takes
     chance, finished, left = random.Random(0), 0, ["papermill", "kernel"] * (KILLS // 2)
     while left or not finished or (outputs / "run").exists():
@@ -215,8 +210,7 @@ def test_a_fault_of_the_first_process_alone_ends_them_all(tiny, rendered, tmp_pa
     try:
         assert holder.stdout.readline() == b"held\n"
         with pytest.raises(UserError, match=f"in use by process {holder.pid}"):
-            launch(Run("held"), tiny.replace(run="held", num_processes=2, data=str(rendered),
-                                             evaluator_images=64, evaluator_epochs=1))
+            launch(Run("held"), tiny.replace(run="held", num_processes=2, data=str(rendered)))
     finally:
         holder.kill()
     assert not (tmp_path / "held/checkpoint.pt").exists()

@@ -57,7 +57,7 @@ def run_race(run: Run, *, minutes: float,
         image_size=ours.image_size, holdout=ours.holdout)
     as_written = tutorial.replace(batch_size=8, learning_rate=1e-5)
     both = [tuple(names) for file in CONDITION_FILES for names in ConditionDataset(file).conditions]
-    evaluator = get_evaluator(ours, run.cache)
+    evaluator = get_evaluator(ours)
     folder = str(data_source(ours, run.cache).folder)
     recipe = ("the recipe of this run: its network, optimiser, objective, steps and guidance"
               + (", with the positions of the objects" if ours.layout else ""))

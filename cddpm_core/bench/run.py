@@ -75,7 +75,7 @@ def run_bench(run: Run, out: Run, *, repeats: int = 3, scenes: int = 200, steps:
     params = run.params()
     device = device_of(params)
     pipeline = load_pipeline(run / "model", device)  # first: it fails early if it is missing
-    evaluator, source = get_evaluator(params, run.cache), data_source(params, run.cache)
+    evaluator, source = get_evaluator(params), data_source(params, run.cache)
     folder, outputs = str(source.folder), str(run.outputs)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     kinds = ("float32", "bfloat16") if computes_bf16(device) else ("float32",)

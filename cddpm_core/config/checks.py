@@ -23,6 +23,9 @@ def check_together(p: Params) -> None:
     if not re.fullmatch("[a-z]{2,3}", p.language):
         raise UserError("language: expected a code of two or three lower-case letters such as "
                         f"'en' or 'zh', found {shown(p.language)}")
+    if p.renderer == "cycles" and not (p.data or p.clevr_assets):
+        raise UserError("clevr_assets: expected the folder image_generation/data of CLEVR's public "
+                        "repository with renderer cycles, found ''")
     _check_network(p)
     SAMPLERS[p.sampler].check(p.num_inference_steps, p.num_train_timesteps)
     if p.guidance_scale != 1 and p.label_drop == 0:

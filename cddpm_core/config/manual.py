@@ -9,8 +9,9 @@ from typing import Any
 from cddpm_core.config.files import atomic
 from cddpm_core.config.presets import read_yaml
 from cddpm_core.config.schema import CHAPTERS, FIELDS, Parameter, keys_in, resolve
+from cddpm_core.config.score_params import SCORE_FIELDS
 
-__all__ = ["NOTEBOOKS", "declared_keys", "manual", "parameters_cell", "with_parameters",
+__all__ = ["NOTEBOOKS", "declared_keys", "fields", "manual", "parameters_cell", "with_parameters",
            "write_manual"]
 
 TITLES = {"run": "Run", "data": "Data", "evaluator": "Evaluator", "model": "Model",
@@ -22,7 +23,7 @@ TITLES = {"run": "Run", "data": "Data", "evaluator": "Evaluator", "model": "Mode
 NOTEBOOKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "data": (("data",), ("reference",)),
     "train": (("run", "data", "evaluator", "model", "noise", "training", "sampling"), ()),
-    "evaluate": (("run", "evaluator", "sampling"), ("data_seed", "mixed_precision")),
+    "evaluate": (("run", "evaluator", "sampling"), ("mixed_precision",)),
     "denoise": (("run", "sampling"), ("mixed_precision", "denoise_steps")),
     "analyse": (("run", "data", "evaluator", "sampling"),
                 ("label_drop", "ema_decay", "mixed_precision", "analysis_images")),
@@ -30,6 +31,7 @@ NOTEBOOKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "sampling": ((), ("device", "sweep_samplers", "sweep_steps", "sweep_guidance")),
     "report": (("report",), ()),
     "explore": ((), ("device",)),
+    "score": ((), ()),  # which is about no run, and has the parameters of `ScoreParams`
 }
 
 
@@ -50,16 +52,23 @@ def write_manual(root: Path) -> list[Path]:
 
 def declared_keys(notebook: str) -> list[str]:
     """Return the parameters that a notebook declares, in the order of the schema."""
+    if notebook == "score":
+        return list(SCORE_FIELDS)
     chapters, keys = NOTEBOOKS[notebook]
     declared = {"run", *keys_in(*chapters), *keys}
     return [key for key in FIELDS if key in declared]
+
+
+def fields(notebook: str) -> dict[str, Parameter]:
+    """Return what the schema says of the parameters that a notebook may declare."""
+    return SCORE_FIELDS if notebook == "score" else FIELDS
 
 
 def parameters_cell(notebook: str) -> str:
     """Return the source of a notebook's parameters cell: a typed default and comment per line."""
     lines = []
     for key in declared_keys(notebook):
-        field = FIELDS[key]
+        field = fields(notebook)[key]
         text = isinstance(field.default, str | list)
         default = json.dumps(field.default, ensure_ascii=False) if text else repr(field.default)
         lines.append(f"{key}: {field.type} = {default}  # {field.help}")

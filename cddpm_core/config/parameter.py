@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
-from cddpm_core.config.errors import did_you_mean, shown
+from cddpm_core.config.errors import UserError, did_you_mean, shown
 
-__all__ = ["Parameter", "about", "convert", "key", "sentence"]
+__all__ = ["Checked", "Parameter", "about", "convert", "key", "sentence"]
 
 Chapter = Literal["run", "data", "evaluator", "model", "noise", "training", "sampling",
                   "experiments", "report"]
@@ -33,6 +33,31 @@ class Parameter:
     low: float | None = None
     high: float | None = None
     only_with: tuple[str, tuple] | None = None
+
+
+class Checked(BaseModel):
+    """Parameters that are converted to their types and checked.
+
+    Raises `UserError` for an unknown name, and for a value of another type or out of range.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise UserError(sentence(error, self.fields())) from None
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _convert(cls, value: Any, info: Any) -> Any:
+        return convert(value, cls.model_fields[info.field_name].annotation)
+
+    @classmethod
+    def fields(cls) -> dict[str, Parameter]:
+        """Return what the schema says of each parameter."""
+        return {name: about(name, info) for name, info in cls.model_fields.items()}
 
 
 def key(default: Any, chapter: Chapter, affects: Affects, text: str, *, low: float | None = None,

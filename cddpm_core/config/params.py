@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from cddpm_core.config.checks import check_together
-from cddpm_core.config.errors import UserError
-from cddpm_core.config.parameter import Parameter, about, convert, key, sentence
+from cddpm_core.config.parameter import Checked, Parameter, key
 from cddpm_core.scheduler.samplers import SAMPLERS
 
 __all__ = ["FIELDS", "Params"]
@@ -27,14 +26,12 @@ Seed = Annotated[int, Field(ge=0, le=2**31)]
 SamplerName = Literal[tuple(SAMPLERS)]
 
 
-class Params(BaseModel):
+class Params(Checked):
     """All parameters with their defaults, which are those of ``params/quick.yaml``.
 
     Raises `UserError` for an unknown name, a value of another type or out of range, and for
     values that exclude one another.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     run: str = key("", "run", "nothing",
                    "name of the run's folder in outputs/; empty: the name of the params file")
@@ -49,6 +46,17 @@ class Params(BaseModel):
     heldout_scenes: Count = key(500, "data", "evaluator",
                                 "number of rendered held-out scenes, never trained on")
     data_seed: Seed = key(0, "data", "data", "random seed of the rendered scenes")
+    renderer: Literal["raytrace", "cycles"] = key(
+        "raytrace", "data", "data",
+        "the package's ray tracer, or Blender's Cycles, which takes days",
+        only_with=("data", ("",)))
+    blender: str = key("", "data", "nothing", "path of Blender; empty: the one on the PATH")
+    clevr_assets: str = key("", "data", "data",
+                            "the folder image_generation/data of CLEVR's public repository")
+    cycles_samples: int = key(128, "data", "data", "samples per pixel of Cycles; 128: as i-CLEVR",
+                              low=1, high=65_536, only_with=("renderer", ("cycles",)))
+    cycles_denoise: bool = key(False, "data", "data", "denoise what Cycles renders; i-CLEVR is not",
+                               only_with=("renderer", ("cycles",)))
     image_size: int = key(64, "data", "weights", "height and width of the images in pixels",
                           low=8, high=1_024)
     in_memory: bool = key(True, "data", "nothing", "keep the resized images in memory")
@@ -57,12 +65,7 @@ class Params(BaseModel):
         "training images to leave out: none, or those with a test condition")
 
     evaluator: str = key("", "evaluator", "evaluator",
-                         "path of the official checkpoint.pth; empty: train a stand-in evaluator")
-    evaluator_images: int = key(26_000, "evaluator", "evaluator",
-                                "number of rendered images to train the stand-in on",
-                                low=32, high=10_000_000, only_with=("evaluator", ("",)))
-    evaluator_epochs: int = key(3, "evaluator", "evaluator", "epochs to train the stand-in for",
-                                low=1, high=1_000, only_with=("evaluator", ("",)))
+                         "checkpoint.pth or a private *.safetensors; empty: the released stand-in")
 
     class_emb_size: int = key(256, "model", "weights", "width of the label and time embeddings",
                               low=8, high=8_192)
@@ -206,17 +209,6 @@ class Params(BaseModel):
                                 "font files for characters that the default fonts lack")
     runs: list[str] = key([], "report", "report", "names of runs to compare with in the report")
 
-    def __init__(self, **values: Any) -> None:
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            raise UserError(sentence(error, FIELDS)) from None
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _convert(cls, value: Any, info: Any) -> Any:
-        return convert(value, cls.model_fields[info.field_name].annotation)
-
     @model_validator(mode="after")
     def _check(self) -> Params:
         check_together(self)
@@ -231,5 +223,4 @@ class Params(BaseModel):
         return self.model_dump()
 
 
-FIELDS: dict[str, Parameter] = {name: about(name, info)
-                                for name, info in Params.model_fields.items()}
+FIELDS: dict[str, Parameter] = Params.fields()

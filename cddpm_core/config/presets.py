@@ -19,7 +19,8 @@ from cddpm_core.config.schema import FIELDS, Params, coerce, resolve
 
 __all__ = ["PATHS", "absolute", "read_params", "read_yaml", "to_yaml"]
 
-PATHS = ("data", "evaluator", "reference", "font_paths")  # parameters that are paths
+# parameters that are paths
+PATHS = ("data", "blender", "clevr_assets", "evaluator", "reference", "font_paths")
 
 MAX_BYTES = 100_000  # of a params file
 

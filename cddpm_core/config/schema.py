@@ -15,11 +15,11 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from cddpm_core.config.errors import UserError, did_you_mean, shown
-from cddpm_core.config.parameter import Parameter, convert, sentence
+from cddpm_core.config.parameter import Checked, Parameter, convert, sentence
 from cddpm_core.config.params import FIELDS, Params
 
 __all__ = ["CHAPTERS", "FIELDS", "Parameter", "Params", "applies", "coerce", "from_notebook",
-           "keys_affecting", "keys_in", "resolve", "sampling_variants"]
+           "keys_affecting", "keys_in", "notebook_values", "resolve", "sampling_variants"]
 
 CHAPTERS = tuple(dict.fromkeys(field.chapter for field in FIELDS.values()))
 
@@ -95,11 +95,17 @@ def from_notebook(namespace: Mapping[str, Any],
     run and defined variables of their own, which are ignored. ``base`` has the values of the keys
     that the notebook does not declare.
     """
+    return resolve({**(base or {}), **notebook_values(namespace, Params)}, "notebook parameters")
+
+
+def notebook_values(namespace: Mapping[str, Any], kind: type[Checked]) -> dict[str, Any]:
+    """Return the values in a notebook's ``globals()`` that are, or are taken for, parameters of a
+    ``kind``; see `from_notebook`."""
     plain = (str, int, float, bool, list, tuple, dict, types.NoneType)
     values = {key: value for key, value in namespace.items()
               if isinstance(value, plain) and not key.startswith("_")
               and key not in ("In", "Out", "exit", "quit")
               and not key.startswith("PAPERMILL_")}
-    if any(isinstance(value, Params) for value in namespace.values()):
-        values = {key: value for key, value in values.items() if key in FIELDS}
-    return resolve({**(base or {}), **values}, "notebook parameters")
+    if any(isinstance(value, kind) for value in namespace.values()):
+        values = {key: value for key, value in values.items() if key in kind.model_fields}
+    return values

@@ -17,7 +17,7 @@ from cddpm_core.config.errors import UserError
 from cddpm_core.data.labels import read_train
 
 __all__ = ["IMAGE_FOLDERS", "FolderFiles", "check_folder", "find_image", "folder_files",
-           "image_paths", "load_image", "to_float"]
+           "image_paths", "load_image", "open_image", "to_float"]
 
 MAX_PIXELS = 30_000_000  # of an image file, of which memory has to hold several copies
 IMAGE_FOLDERS = ("iclevr", "images", ".")
@@ -26,8 +26,16 @@ IMAGE_FOLDERS = ("iclevr", "images", ".")
 def load_image(path: str | Path, image_size: int = 64) -> np.ndarray:
     """Return an image as uint8 (image_size, image_size, 3), squashed to a square as the lab does.
 
-    Any mode becomes RGB, 16 bits 8, transparent pixels black. Raises `UserError` for a missing or
-    unreadable file.
+    Raises `UserError` as `open_image` does.
+    """
+    small = open_image(path).resize((image_size, image_size), Image.Resampling.BILINEAR)
+    return np.array(small)
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """Return an image file of any mode as RGB; 16 bits become 8, transparent pixels black.
+
+    Raises `UserError` for a missing or unreadable file.
     """
     try:
         with Image.open(path) as image:
@@ -40,8 +48,7 @@ def load_image(path: str | Path, image_size: int = 64) -> np.ndarray:
                 image = image.convert("RGBA")
             if image.mode == "RGBA":
                 image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
-            small = image.convert("RGB").resize((image_size, image_size), Image.Resampling.BILINEAR)
-            return np.array(small)
+            return image.convert("RGB")
     except FileNotFoundError:
         raise UserError(f"{path}: no such image") from None
     except Exception as error:

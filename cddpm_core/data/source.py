@@ -18,8 +18,9 @@ __all__ = ["DataSource", "data_source", "left_out", "load_dataset"]
 class DataSource:
     """Where the images come from, stated beside every figure.
 
-    ``kind`` is ``real`` or ``rendered``; ``folder`` holds the training images and ``heldout``
-    images that nothing trains on, None for real data; ``sha256`` is the hash of ``train.json``.
+    ``kind`` is ``real``, ``rendered`` or, by Blender, ``cycles``; ``folder`` holds the training
+    images and ``heldout`` images that nothing trains on, None for a folder of the user's;
+    ``sha256`` is the hash of ``train.json``.
     """
 
     kind: str
@@ -29,26 +30,44 @@ class DataSource:
 
     def describe(self) -> str:
         """Return a phrase for captions."""
-        return "real i-CLEVR images" if self.kind == "real" else "rendered scenes"
+        return {"real": "real i-CLEVR images", "rendered": "rendered scenes",
+                "cycles": "scenes rendered by Cycles"}[self.kind]
 
 
 def data_source(params: Params, cache: Path) -> DataSource:
-    """Return the user's data folder, or scenes, rendered into ``cache`` if absent."""
+    """Return the user's data folder, or scenes, rendered into ``cache`` if absent.
+
+    A folder that Cycles rendered is known by its ``cycles.json``, wherever it lies.
+    """
     if params.data:
         folder = Path(params.data).expanduser()
         check_folder(folder)
-        return DataSource("real", folder, None, sha256_of(folder / "train.json"))
-    from cddpm_core.scenes.version import renderer_version
+        kind = "cycles" if (folder / "cycles.json").exists() else "real"
+        return DataSource(kind, folder, None, sha256_of(folder / "train.json"))
+    from cddpm_core.scenes.version import scenes_version
 
-    rendered = []
+    version, rendered = scenes_version(params), []
     for split, scenes in (("train", params.num_scenes), ("heldout", params.heldout_scenes)):
-        folder = cache / f"data/{split}-{renderer_version()}-{scenes}-seed{params.data_seed}"
+        folder = cache / f"data/{split}-{version}-{scenes}-seed{params.data_seed}"
         if not (folder / "train.json").exists():
-            from cddpm_core.scenes.dataset import render_dataset  # numba loads slowly
-
-            render_dataset(folder, num_scenes=scenes, seed=params.data_seed, split=split)
+            _render(params, folder, split, scenes)
         rendered.append(folder)
-    return DataSource("rendered", *rendered, sha256_of(rendered[0] / "train.json"))
+    kind = "cycles" if params.renderer == "cycles" else "rendered"
+    return DataSource(kind, *rendered, sha256_of(rendered[0] / "train.json"))
+
+
+def _render(params: Params, folder: Path, split: str, scenes: int) -> None:
+    # numba loads slowly
+    if params.renderer == "raytrace":
+        from cddpm_core.scenes.dataset import render_dataset
+
+        return render_dataset(folder, num_scenes=scenes, seed=params.data_seed, split=split)
+    from cddpm_core.scenes.cycles import render_cycles_dataset
+
+    render_cycles_dataset(
+        folder, num_scenes=scenes, seed=params.data_seed, split=split, blender=params.blender,
+        assets=params.clevr_assets, samples=params.cycles_samples, denoise=params.cycles_denoise,
+        gpu=params.device != "cpu")
 
 
 def left_out(params: Params) -> set[frozenset[str]]:

@@ -41,7 +41,8 @@ def move(
 
 def degrade(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Return images changed in contrast, saturation, brightness and tint, some of them blurred,
-    resized or noisy."""
+    resized, noisy, unevenly lit, with the grid of upsampling layers, or with a faint second image.
+    """
     count = len(images)
     mean = images.mean((1, 2, 3), keepdim=True)
     x = mean + (images - mean) * uniform(0.8, 1.2, count, generator)
@@ -49,6 +50,18 @@ def degrade(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     x = grey + (x - grey) * uniform(0.8, 1.2, count, generator)
     x = x + uniform(-0.08, 0.08, count, generator)
     x = x + 0.02 * torch.randn(count, 3, 1, 1, generator=generator)
+
+    sometimes = uniform(0, 1, count, generator) < 0.2
+    ghost = x.roll(1, 0) - mean.roll(1, 0)
+    x = x + sometimes * uniform(0, 0.25, count, generator) * ghost
+    sometimes = uniform(0, 1, count, generator) < 0.3
+    light = F.interpolate(torch.randn(count, 1, 4, 4, generator=generator), x.shape[-2:],
+                          mode="bilinear")
+    x = x + sometimes * uniform(0, 0.1, count, generator) * light
+    sometimes = uniform(0, 1, count, generator) < 0.1
+    grid = torch.randn(count, 3, 4, 4, generator=generator).repeat(
+        1, 1, x.shape[-2] // 4, x.shape[-1] // 4)
+    x = x + sometimes * uniform(0, 0.06, count, generator) * grid
 
     blurred = _blur(x, uniform(0.3, 1.2, count, generator).flatten())
     x = torch.where(uniform(0, 1, count, generator) < 0.35, blurred, x)

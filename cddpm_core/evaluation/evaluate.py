@@ -1,9 +1,9 @@
-"""Sample images for the conditions of a file, and score them."""
+"""Sample images for the conditions of a file, and score them; which evaluator does."""
 
 from __future__ import annotations
 
 import time
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,27 +12,38 @@ from accelerate import Accelerator
 from cddpm_core.config.progress import progress
 from cddpm_core.config.schema import Params
 from cddpm_core.data.dataset import ConditionDataset
-from cddpm_core.evaluation.evaluator import Evaluator, load_official
-from cddpm_core.evaluation.score import score
-from cddpm_core.evaluation.stand_in import stand_in
+from cddpm_core.evaluation.evaluator import Evaluator
+from cddpm_core.evaluation.score import evaluator_facts, score, score_facts
+from cddpm_core.evaluation.stand_in import load_evaluator, released
 from cddpm_core.sampling.pipeline import ClassConditionedPipeline
 from cddpm_core.sampling.sample import image_seeds, sample, sampling_options
 from cddpm_core.scheduler.samplers import make_sampler
 
-__all__ = ["get_evaluator", "sample_and_score"]
+__all__ = ["get_evaluator", "sample_and_score", "second_verdict"]
 
 
-def get_evaluator(params: Params, cache: Path, device: torch.device | str = "cpu",
-                  train: bool = True) -> Evaluator | None:
-    """Return the user's official evaluator, or the stand-in in ``cache``, trained if not there.
+def get_evaluator(params: Params, device: torch.device | str = "cpu") -> Evaluator:
+    """Return the evaluator of the parameter ``evaluator``, see `load_evaluator`."""
+    return load_evaluator(params.evaluator, device)
 
-    With ``train`` false, a stand-in that is not there is None.
+
+def second_verdict(evaluator: Evaluator, images: Mapping[str, torch.Tensor],
+                   device: torch.device | str = "cpu") -> dict[str, Any] | None:
+    """Return what the released stand-in says of images that another evaluator has scored.
+
+    ``images`` are (N, 3, H, W) in [-1, 1] for each condition file. The result has the facts of
+    the stand-in under ``evaluator``, and the facts of the score under the name of each file, with
+    the ``image_hits`` of every image. None if ``evaluator`` is the released stand-in itself.
     """
-    if params.evaluator:
-        return load_official(Path(params.evaluator).expanduser(), device=device)
-    return stand_in(cache / "evaluator", seed=params.data_seed,
-                    num_images=params.evaluator_images, epochs=params.evaluator_epochs,
-                    device=device, train=train)
+    second = released(device)
+    if second.sha256 == evaluator.sha256:
+        return None
+    found = {name: score(second(second.resized(x)), ConditionDataset(name).conditions)
+             for name, x in images.items()}
+    return {"evaluator": evaluator_facts(second),
+            **{name: {**score_facts(scored), "image_hits": [
+                sum(entry["hits"]) for entry in scored["conditions"]]}
+               for name, scored in found.items()}}
 
 
 def sample_and_score(pipeline: ClassConditionedPipeline, evaluator: Evaluator,

@@ -1,7 +1,7 @@
-"""The evaluator: a ResNet-18 that gives the probability of each object in an image.
+"""The evaluator: a network that gives the probability of each object in an image.
 
-There are two with one interface: the lab's own, whose weights the user brings, and a
-stand-in of the same architecture that is trained on rendered scenes (`stand_in`).
+There are two with one interface: the lab's own, a ResNet-18 whose weights the user brings, and
+a stand-in that is trained on rendered scenes and comes with the package (`stand_in`).
 """
 
 from __future__ import annotations
@@ -14,42 +14,54 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional
-from torchvision.models import ResNet, resnet18
+from torchvision.models.resnet import BasicBlock, ResNet
 
 from cddpm_core.config.errors import UserError, shown
 from cddpm_core.config.files import sha256_of
 from cddpm_core.data.labels import OBJECTS
 
-__all__ = ["OFFICIAL_SHA256", "Evaluator", "build_resnet18", "load_official"]
+__all__ = ["OFFICIAL_SHA256", "Evaluator", "build_resnet18", "load_official", "mismatch"]
 
 OFFICIAL_SHA256 = "38a27369dac0ad64302bec2ee8d98bd6f27de17f4bde60ebcd2e3ff7981e9d63"
 MAX_BYTES = 500_000_000  # ten times the size of the official checkpoint
 
 
-def build_resnet18() -> ResNet:
+def build_resnet18() -> ResNet18:
     """Return an untrained ResNet-18 with 24 sigmoid outputs, as the lab's evaluator has."""
-    model = resnet18(weights=None)
-    model.fc = nn.Sequential(nn.Linear(512, len(OBJECTS)), nn.Sigmoid())
-    return model
+    return ResNet18()
 
 
-def _features(model: ResNet, images: torch.Tensor) -> torch.Tensor:
-    x = model.maxpool(model.relu(model.bn1(model.conv1(images))))
-    x = model.layer4(model.layer3(model.layer2(model.layer1(x))))
-    return model.avgpool(x).flatten(1)
+class ResNet18(ResNet):
+    """The lab's network; its weights have the names that they have in the lab's checkpoint."""
+
+    def __init__(self) -> None:
+        super().__init__(BasicBlock, [2, 2, 2, 2])
+        self.fc = nn.Sequential(nn.Linear(512, len(OBJECTS)), nn.Sigmoid())
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the inputs of the last layer, (B, 512), for images (B, 3, H, W) in [-1, 1]."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.avgpool(x).flatten(1)
+
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the outputs before the sigmoid, (B, 24)."""
+        return self.fc[0](self.features(images))
 
 
 class Evaluator:
     """A trained network: ``evaluator(images)`` gives the probability of each object.
 
-    ``kind`` is ``official`` or ``stand-in``. ``sha256`` is the hash of the weights' file;
-    ``known`` is false for official weights other than the published ones. ``heldout`` are the
-    stand-in's accuracies on held-out rendered scenes, and None for the official evaluator.
+    ``model(images)`` gives probabilities, and has ``logits`` and ``features``, as
+    `ResNet18` does. ``kind`` is ``official`` or ``stand-in``. ``sha256`` is the hash of the
+    weights' file; ``known`` is true for the published weights of the official evaluator and for
+    the stand-in that comes with the package. ``heldout`` are the stand-in's accuracies on held-out
+    rendered scenes, and None for the official evaluator.
     """
 
     def __init__(
         self,
-        model: ResNet,
+        model: Any,
         kind: str,
         sha256: str,
         *,
@@ -63,11 +75,11 @@ class Evaluator:
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Return CPU probabilities ``(B, 24)`` for images ``(B, 3, 64, 64)`` in [-1, 1]."""
-        return self._batched(self.model, images, len(OBJECTS))
+        return self._batched(self.model, images)
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the inputs of the last layer, ``(B, 512)`` on the CPU, for such images."""
-        return self._batched(lambda x: _features(self.model, x), images, 512)
+        """Return the inputs of the last layer, ``(B, F)`` on the CPU, for such images."""
+        return self._batched(self.model.features, images)
 
     def log_likelihood(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Return log p(label | image), shape (B,), over the presence or absence of all 24 objects.
@@ -76,8 +88,7 @@ class Evaluator:
         with respect to the images.
         """
         # From logits, because a probability that is rounded to 0 or 1 has no gradient.
-        pixels = self.resized(images).to(self.device).float()
-        logits = self.model.fc[0](_features(self.model, pixels))
+        logits = self.model.logits(self.resized(images).to(self.device).float())
         each = functional.binary_cross_entropy_with_logits(logits, (labels > 0.5).to(logits),
                                                            reduction="none")
         return -each.sum(1).to(images.device)
@@ -90,14 +101,13 @@ class Evaluator:
         return functional.interpolate(images, (64, 64), mode="bilinear", antialias=True)
 
     @torch.no_grad()
-    def _batched(self, function: Callable, images: torch.Tensor, width: int) -> torch.Tensor:
+    def _batched(self, function: Callable, images: torch.Tensor) -> torch.Tensor:
         if images.ndim != 4 or tuple(images.shape[1:]) != (3, 64, 64):
             raise UserError(
                 f"evaluator: expected images of shape (B, 3, 64, 64), found {tuple(images.shape)}"
             )
         self.model.eval()
-        parts = [function(x.to(self.device).float()).cpu() for x in images.split(256) if len(x)]
-        return torch.cat(parts) if parts else torch.empty(0, width)
+        return torch.cat([function(x.to(self.device).float()).cpu() for x in images.split(256)])
 
 
 def load_official(path: str | Path, device: str | torch.device = "cpu") -> Evaluator:
@@ -125,14 +135,14 @@ def load_official(path: str | Path, device: str | torch.device = "cpu") -> Evalu
                  else type(content).__name__)
         raise UserError(f"{path}: found {found} without 'model', {expected}")
     model = build_resnet18()
-    problem = _mismatch(content["model"], model.state_dict())
+    problem = mismatch(content["model"], model.state_dict())
     if problem:
         raise UserError(f"{path}: found {problem}, {expected}")
     model.load_state_dict(content["model"])
     return Evaluator(model, "official", sha256, known=sha256 == OFFICIAL_SHA256, device=device)
 
 
-def _mismatch(found: Any, expected: dict[str, torch.Tensor]) -> str:
+def mismatch(found: Any, expected: dict[str, torch.Tensor]) -> str:
     """Return how a state dict differs from the expected one, or the empty string."""
     if not isinstance(found, dict):
         return f"'model' of type {type(found).__name__}"

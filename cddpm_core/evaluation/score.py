@@ -78,6 +78,7 @@ def evaluator_facts(evaluator: Evaluator) -> dict[str, Any]:
     """Return an evaluator's entry in ``metrics.json``; held-out values are None if official."""
     heldout = evaluator.heldout or {}
     return {"kind": evaluator.kind, "sha256": evaluator.sha256, "known": evaluator.known,
+            "released": evaluator.known and evaluator.kind == "stand-in",
             **{f"heldout_{key}": heldout.get(key)
                for key in ("micro", "macro", "images", "augmented_micro", "crowded_micro")}}
 

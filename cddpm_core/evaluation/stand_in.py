@@ -1,80 +1,92 @@
-"""The stand-in evaluator of given settings: from the cache, or trained and stored there."""
+"""The stand-in evaluator as files: the one that comes with the package, and private ones."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_safetensors
 
-from cddpm_core.config.code_version import code_hash
 from cddpm_core.config.errors import UserError
-from cddpm_core.config.files import atomic, write_json
-from cddpm_core.evaluation.evaluator import Evaluator, build_resnet18
-from cddpm_core.evaluation.stand_in_training import plain_state, train_stand_in
-from cddpm_core.scenes.version import renderer_version
+from cddpm_core.config.files import atomic, read_json, sha256_of
+from cddpm_core.evaluation.evaluator import MAX_BYTES, Evaluator, load_official, mismatch
+from cddpm_core.evaluation.network import StandInNetwork, rounded_state
 
-__all__ = ["HELDOUT_IMAGES", "stand_in"]
+__all__ = ["CARD", "SUFFIX", "WEIGHTS", "load_evaluator", "load_stand_in", "released",
+           "save_stand_in"]
 
-HELDOUT_IMAGES = 2000  # that its own accuracy is measured on
-# The modules that decide the weights, besides the renderer.
-MADE_BY = ("cddpm_core.evaluation.stand_in_training", "cddpm_core.evaluation.augmentation",
-           "cddpm_core.training.optimizers", "cddpm_core.training.average",
-           "cddpm_core.config.seeds")
+RELEASE = Path(__file__).resolve().parents[1] / "evaluator"  # which comes with the package
+SUFFIX = ".safetensors"
+WEIGHTS, CARD = RELEASE / f"weights{SUFFIX}", RELEASE / "card.json"
+FORMAT = "cddpm_core stand-in evaluator"
 
 
-def stand_in(
-    cache: str | Path,
-    *,
-    seed: int = 0,
-    num_images: int,
-    epochs: int,
-    batch_size: int = 64,
-    progress: bool = True,
-    device: str | torch.device = "cpu",
-    train: bool = True,
-) -> Evaluator | None:
-    """Return the stand-in of these settings from ``cache``, trained and stored if not there.
+def load_evaluator(file: str | Path, device: str | torch.device = "cpu") -> Evaluator:
+    """Return the evaluator of the file that the user gives, else the released stand-in.
 
-    With ``train`` false, one that is not there is None. A stand-in is stored under its settings
-    and the versions of the code that renders, augments and trains, so that a change of one of
-    them trains a new one.
+    A file ``*.safetensors`` is a private stand-in, any other the official evaluator.
     """
-    training = {"seed": seed, "num_images": num_images, "epochs": epochs, "batch_size": batch_size}
-    settings = {**training, "renderer": renderer_version(), "code": code_hash(*MADE_BY)}
-    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-    folder = Path(cache) / key
-    if (folder / "evaluator.json").exists():
-        try:
-            return _load_stand_in(folder, device)
-        except UserError as error:
-            warnings.warn(f"{error}; training it again", stacklevel=2)
-    if not train:
-        return None
-    evaluator = train_stand_in(**training, heldout_images=HELDOUT_IMAGES, progress=progress,
-                               device=device)
-    with atomic(folder / "evaluator.safetensors") as temporary:
-        temporary.write_bytes(save_safetensors(plain_state(evaluator.model)))
-    write_json(folder / "evaluator.json", {
-        "settings": settings, "heldout": evaluator.heldout, "sha256": evaluator.sha256})
-    return evaluator
+    if not str(file):
+        return released(device)
+    path = Path(file).expanduser()
+    return (load_stand_in if path.suffix == SUFFIX else load_official)(path, device)
 
 
-def _load_stand_in(folder: Path, device: str | torch.device) -> Evaluator:
-    path = folder / "evaluator.safetensors"
+def released(device: str | torch.device = "cpu") -> Evaluator:
+    """Return the stand-in evaluator that comes with the package.
+
+    Raises `UserError` if its weights are not those of its card.
+    """
+    found = load_stand_in(WEIGHTS, device)
+    if not found.known:
+        raise UserError(f"{WEIGHTS}: its SHA-256 is not the one in {CARD.name}, install the "
+                        "package again")
+    return found
+
+
+def load_stand_in(path: str | Path, device: str | torch.device = "cpu") -> Evaluator:
+    """Return the stand-in of a file that `save_stand_in` wrote; `UserError` if it is another."""
+    path = Path(path)
+    expected = "expected a stand-in that 'python -m cddpm_core evaluator train' wrote"
     try:
-        about = json.loads((folder / "evaluator.json").read_text(encoding="utf-8"))
-        weights = path.read_bytes()
-        sha256, heldout = about["sha256"], about["heldout"]
-        if hashlib.sha256(weights).hexdigest() != sha256:
-            raise UserError(f"{path}: damaged, its SHA-256 is not the one in evaluator.json")
-        model = build_resnet18()
-        model.load_state_dict(load_safetensors(weights))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{folder}: damaged evaluator files ({error})") from None
-    return Evaluator(model, "stand-in", sha256, heldout=heldout, device=device)
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError(f"{path}: found {path.stat().st_size:,} bytes, {expected}")
+        sha256 = sha256_of(path)
+        with safe_open(path, "pt") as file:
+            facts = json.loads((file.metadata() or {}).get(FORMAT, "{}"))
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if not facts:
+            raise UserError(f"{path}: found weights of something else, {expected}")
+        heldout = facts["heldout"]
+        if not 0 <= heldout["micro"] <= 1 or min(heldout.values()) < 0:
+            raise ValueError("no accuracies")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file, {expected}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}), {expected}") from None
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{path}: damaged or of another format, {expected}") from None
+    network = StandInNetwork()
+    if problem := mismatch(state, network.state_dict()):
+        raise UserError(f"{path}: found {problem}, {expected}")
+    network.load_state_dict(state)
+    known = CARD.exists() and read_json(CARD).get("sha256") == sha256
+    return Evaluator(network, "stand-in", sha256, known=known, heldout=heldout, device=device)
+
+
+def save_stand_in(evaluator: Evaluator, path: str | Path, facts: Mapping[str, Any]) -> str:
+    """Write a stand-in as one safetensors file and return its SHA-256.
+
+    Kernels and matrices are rounded to bfloat16. The header holds ``facts``, plain values, and
+    the evaluator's ``heldout``.
+    """
+    rounded = rounded_state(evaluator.model)
+    # One entry, because safetensors writes several in an order of chance.
+    header = {FORMAT: json.dumps({**facts, "heldout": evaluator.heldout})}
+    with atomic(path) as temporary:
+        temporary.write_bytes(save_safetensors(rounded, header))
+    return sha256_of(path)

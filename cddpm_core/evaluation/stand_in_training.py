@@ -1,4 +1,4 @@
-"""Training of the stand-in evaluator: the lab's architecture, on rendered scenes."""
+"""Training of the stand-in evaluator on rendered scenes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save as save_safetensors
-from torch import nn
-from torchvision.models import ResNet
 
 from cddpm_core.config.device import computes_bf16
 from cddpm_core.config.progress import progress as progress_bar
@@ -19,13 +17,14 @@ from cddpm_core.config.seeds import stream_seed, torch_generator
 from cddpm_core.data.images import to_float
 from cddpm_core.data.labels import COLOURS, OBJECTS, SHAPES
 from cddpm_core.evaluation.augmentation import augment, degrade, move, uniform
-from cddpm_core.evaluation.evaluator import Evaluator, build_resnet18
+from cddpm_core.evaluation.evaluator import Evaluator
+from cddpm_core.evaluation.network import Located, rounded_state
 from cddpm_core.evaluation.score import score
 from cddpm_core.training.average import moving_average
 from cddpm_core.training.distribution import SideBySide
 from cddpm_core.training.optimizers import KernelMuon, lr_factor
 
-__all__ = ["plain_state", "train_stand_in"]
+__all__ = ["train_stand_in"]
 
 # Half as many spheres, because the difficulty is to distinguish cubes from cylinders.
 _PROBABILITIES = np.array([0.5 if name.endswith("sphere") else 1.0 for name in OBJECTS])
@@ -45,22 +44,25 @@ def train_stand_in(
     """Return an evaluator trained on rendered scenes of 1 to 5 objects, increasingly degraded.
 
     Two auxiliary heads, which are not kept, are trained to locate: colours and shapes on the 8x8
-    map of layer 2, objects on the 4x4 map of layer 3. Without them so short a training does not
-    learn which colour belongs to which shape.
+    map, objects on the 4x4 map. Without them it learns later which colour belongs to which shape.
+    The weights are the average over the end of training, rounded to bfloat16.
+
     ``heldout`` accuracies are from ``heldout_images`` images of held-out scenes, at most
     ``num_images``: ``micro`` and ``macro`` with 1 to 3 objects, like those to be scored, and
     ``augmented_micro`` after `augment`; ``crowded_...`` with 1 to 5 objects.
     """
-    # numba only where scenes are rendered, not where a cached stand-in is loaded.
+    # numba only where scenes are rendered, not where a stand-in is loaded.
     from cddpm_core.scenes.dataset import render_set
 
     device = torch.device(device)
     images, labels, centres = map(torch.from_numpy, render_set(
         num_images, seed, "evaluator", probabilities=_PROBABILITIES, progress=progress))
     generator = torch_generator(seed, "evaluator order")
-    model, heads = (part.to(device) for part in _new_network(seed))
-    average = moving_average(model, 0.995, warmup=False)
-    optimizers = _optimizers(model, heads)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream_seed(seed, "evaluator weights"))
+        model = Located().train().to(device)
+    average = moving_average(model.network, 0.998, warmup=False)
+    optimizers = _optimizers(model)
     side_by_side = SideBySide(2 if device.type == "cpu" else 1)
     steps = epochs * -(-num_images // batch_size)
     factor = partial(lr_factor, total_steps=steps, warmup_steps=steps // 10, decay_start=0.25)
@@ -70,9 +72,10 @@ def train_stand_in(
         for step, rows in enumerate(_batches(num_images, batch_size, epochs, generator)):
             moved, positions = move(to_float(images[rows]), centres[rows], generator)
             pristine = uniform(0, 1, len(rows), generator) < 0.75 - 0.5 * step / steps
-            batch = torch.where(pristine, moved, degrade(moved, generator))
+            batch = torch.where(pristine, moved, degrade(moved, generator)).to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=computes_bf16(device)):
-                outputs = _forward(model, heads, batch.to(device))
+                # Channels last is a tenth faster here, and the convolutions keep to it.
+                outputs = model(batch.contiguous(memory_format=torch.channels_last))
             targets = (labels[rows], _by_attribute(_on_map(positions, 8)), _on_map(positions, 4))
             loss = sum(
                 F.binary_cross_entropy_with_logits(x.float(), y.to(device), reduction="sum")
@@ -84,60 +87,24 @@ def train_stand_in(
             side_by_side(lambda each: each.step(), optimizers)
             for each in schedules:
                 each.step()
-            if step >= steps // 2:  # the average starts late, so that early weights do not count
-                average.update_parameters(model)
+            if step >= steps * 3 // 4:  # the average starts late: early weights do not count
+                average.update_parameters(model.network)
             bar.set_postfix_str(f"loss {loss.item():.2f}", refresh=False)
             bar.update()
-    sha256 = hashlib.sha256(save_safetensors(plain_state(average.module))).hexdigest()
-    evaluator = Evaluator(average.module, "stand-in", sha256, device=device)
+    network = average.module
+    network.load_state_dict(rounded_state(network))
+    sha256 = hashlib.sha256(save_safetensors(rounded_state(network))).hexdigest()
+    evaluator = Evaluator(network, "stand-in", sha256, device=device)
     evaluator.heldout = _held_out(evaluator, seed, min(heldout_images, num_images))
     return evaluator
 
 
-def _new_network(seed: int) -> tuple[ResNet, nn.ModuleList]:
-    """Return an initialised ResNet-18 and its two auxiliary heads, for training."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream_seed(seed, "evaluator weights"))
-        model = build_resnet18()
-        heads = nn.ModuleList(
-            [nn.Conv2d(128, len(COLOURS) + len(SHAPES), 1), nn.Conv2d(256, len(OBJECTS), 1)]
-        )
-    # Of layer 4 only the first convolution and the shortcut are trained: the second convolution
-    # of the first block and the second block are set to the identity. On maps of 2x2 cells they
-    # would take long for the accuracy they add.
-    nn.init.dirac_(model.layer4[0].conv2.weight).requires_grad_(False)
-    nn.init.zeros_(model.layer4[1].bn2.weight)
-    for layer in (model.fc[0], *heads):
-        nn.init.constant_(layer.bias, -4.0)  # most objects are absent, from most cells even more
-    return model.train(), heads
-
-
-def _forward(model: ResNet, heads: nn.ModuleList, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Return logits: objects (B, 24), attributes (B, 11, 8, 8) and objects (B, 24, 4, 4)."""
-    # Channels last is a tenth faster here, and the convolutions keep to it.
-    x = images.contiguous(memory_format=torch.channels_last)
-    x = model.maxpool(model.relu(model.bn1(model.conv1(x))))
-    middle = model.layer2(model.layer1(x))
-    late = model.layer3(middle)
-    last = model.layer4[0]
-    x = last.bn2(last.relu(last.bn1(last.conv1(late)))) + last.downsample(late)
-    features = model.avgpool(last.relu(x)).flatten(1)
-    return model.fc[0](features), heads[0](middle), heads[1](late)
-
-
-def _optimizers(model: ResNet, heads: nn.Module) -> list[torch.optim.Optimizer]:
-    """Return two Muons for the kernels of layers 1 to 3, to step side by side, and AdamW.
-
-    In layer 4 a step of Muon would take longer than the network.
-    """
-    inner = [
-        weight
-        for layer in (model.layer1, model.layer2, model.layer3)
-        for weight in layer.parameters()
-        if weight.ndim == 4
-    ]
+def _optimizers(model: Located) -> list[torch.optim.Optimizer]:
+    """Return two Muons for the kernels of the blocks, to step side by side, and AdamW."""
+    inner = [weight for name, weight in model.network.named_parameters()
+             if weight.ndim == 4 and name != "stem.0.weight"]
     chosen = {id(weight) for weight in inner}
-    rest = [w for w in (*model.parameters(), *heads.parameters()) if id(w) not in chosen]
+    rest = [weight for weight in model.parameters() if id(weight) not in chosen]
     return [
         *(KernelMuon(inner[i::2], lr=0.02, weight_decay=0.0, ns_steps=4) for i in range(2)),
         torch.optim.AdamW(rest, lr=1e-3, weight_decay=0.05, fused=True),
@@ -165,11 +132,6 @@ def _by_attribute(objects: torch.Tensor) -> torch.Tensor:
     """Return the colours and shapes present, ``(B, 11, ...)``, of objects ``(B, 24, ...)``."""
     grouped = objects.unflatten(1, (len(SHAPES), len(COLOURS)))
     return torch.cat([grouped.amax(1), grouped.amax(2)], dim=1)
-
-
-def plain_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the state dict on the CPU, contiguous, as safetensors wants it."""
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
 
 
 def _held_out(evaluator: Evaluator, seed: int, count: int) -> dict[str, float]:

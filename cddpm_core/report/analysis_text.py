@@ -107,7 +107,7 @@ def distance_table(facts: Facts) -> str:
                               ("baseline", found["baseline_is"]))]
     return table(["images", "Fréchet distance", "kernel distance"], rows,
                  f"Distance between {count(found['images'])} images and as many "
-                 f"{escape(found['compared_with'])}, on the 512 features of the evaluator. These "
+                 f"{escape(found['compared_with'])}, on the features of the evaluator. These "
                  "are not FID and KID, which use another network, and they depend on the number "
                  f"of images ({facts.origin()}).")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cddpm_core.report.facts import evaluator_phrase
+from cddpm_core.report.facts import DATA_KINDS, evaluator_phrase
 from cddpm_core.report.markdown import code, count, decimals, escape, prose, table
 
 __all__ = ["arithmetic_text", "bench_table", "race_tables"]
@@ -33,7 +33,7 @@ def bench_table(bench: Mapping[str, Any]) -> str:
          "peak memory of both, MiB"], rows,
         f"Speed of the second variant relative to the first, {bench['repeats']} turns each, "
         f"measured by {code('make bench')} on {escape(bench['made_with']['machine'])} with run "
-        f"{code(bench['run'])} on {bench['data']} data. "
+        f"{code(bench['run'])} on {DATA_KINDS[bench['data']]}. "
         f"Micro accuracy in {code('sampling_vs_seed_loop')} "
         f"({evaluator_phrase(micro['evaluator'])}): {found}.", numbers=False)
 
@@ -72,6 +72,7 @@ def race_tables(bench: Mapping[str, Any]) -> str:
              "peak memory, MiB"], rows,
             f"{caption} that trained for {part['minutes']:g} minutes each, without the time to "
             f"read the images.{chance} Measured by {code('make bench')} with run "
-            f"{code(bench['run'])} ({bench['data']} data; {evaluator_phrase(part['evaluator'])}).",
+            f"{code(bench['run'])} ({DATA_KINDS[bench['data']]}; "
+            f"{evaluator_phrase(part['evaluator'])}).",
             numbers=False) + (f"\n{escape(part['missing'])}.\n" if part.get("missing") else ""))
     return "\n".join(found)

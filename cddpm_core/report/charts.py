@@ -47,18 +47,24 @@ def label_statistics(conditions: Sequence[Sequence[str]]) -> Figure:
 
 
 @styled
-def comparison_figure(frames: Sequence[Comparison], gain: int = 8) -> Figure:
-    """Return real frames, the same scenes rendered, and their difference times ``gain``."""
-    figure, axes = plt.subplots(3, len(frames), squeeze=False,
-                                figsize=(WIDTH, 3 * 0.75 * WIDTH / max(3, len(frames)) + 0.3))
-    for column, frame in zip(axes.T, frames, strict=True):
+def comparison_figure(frames: Sequence[Comparison], by_cycles: Sequence[np.ndarray] = (),
+                      gain: int = 8) -> Figure:
+    """Return real frames, the same scenes rendered here, and their difference times ``gain``.
+
+    ``by_cycles`` are these scenes rendered by Cycles, shown below the real ones.
+    """
+    names = ["real", *["by Cycles"] * bool(len(by_cycles)), "rendered", f"difference × {gain}"]
+    height = len(names) * 0.75 * WIDTH / max(3, len(frames)) + 0.3
+    figure, axes = plt.subplots(len(names), len(frames), squeeze=False, figsize=(WIDTH, height))
+    for number, (column, frame) in enumerate(zip(axes.T, frames, strict=True)):
         away = np.abs(frame.real.astype(int) - frame.rendered.astype(int)) * gain
-        rows = (frame.real, frame.rendered, away.clip(0, 255).astype(np.uint8))
+        rows = (frame.real, *by_cycles[number : number + 1], frame.rendered,
+                away.clip(0, 255).astype(np.uint8))
         for axis, picture in zip(column, rows, strict=True):
             show_image(axis, picture)
-        column[2].set_xlabel(f"mean {frame.difference:.1f} of 255\n"
-                             f"in boxes {frame.difference_in_boxes:.1f}", fontsize=7)
-    for axis, name in zip(axes[:, 0], ("real", "rendered", f"difference × {gain}"), strict=True):
+        column[-1].set_xlabel(f"mean {frame.difference:.1f} of 255\n"
+                              f"in boxes {frame.difference_in_boxes:.1f}", fontsize=7)
+    for axis, name in zip(axes[:, 0], names, strict=True):
         axis.set_ylabel(name)
     return figure
 

@@ -13,7 +13,7 @@ from cddpm_core.data.labels import CONDITION_FILES
 from cddpm_core.report.facts import Facts, read_facts
 from cddpm_core.runs.run import Run
 
-__all__ = ["Group", "group_runs", "grouped", "interval"]
+__all__ = ["Group", "group_runs", "grouped", "interval", "paired"]
 
 # Two runs may differ in these and still be repetitions of one another.
 REPEATED = {key for key, about in FIELDS.items() if about.affects in ("report", "nothing")
@@ -67,11 +67,9 @@ class Group:
         """Return how many more objects it finds than ``base``, as a fraction of all objects.
 
         The runs are compared condition by condition over both files, each with the mean of
-        the seeds that both groups have. The second number is the half width of the 95 %
-        interval over conditions. It covers the conditions, not the training seeds. One gain
-        and one loss are added to the differences for the interval (Bonett & Price 2012), so
-        that a few differences are not significant. None for ``base`` itself and for a group
-        that has no seed in common with it.
+        the seeds that both groups have; see `paired`. The interval covers the conditions, not
+        the training seeds. None for ``base`` itself and for a group that has no seed in common
+        with it.
         """
         before, here = ({facts.params.seed: facts.scores for facts in group.runs}
                         for group in (base, self))
@@ -85,8 +83,7 @@ class Group:
                 hits = [fmean(sum(scores[seed][file]["conditions"][row]["hits"])
                               for seed in seeds) for scores in (here, before)]
                 more.append(hits[0] - hits[1])
-        _, half = interval([*more, 1, -1])
-        return sum(more) / objects, half * len(more) / objects
+        return paired(more, objects)
 
     def changes(self, base: Group) -> dict[str, tuple[Any, Any]]:
         """Return the parameters that differ from those of ``base``, as (there, here)."""
@@ -110,6 +107,17 @@ def interval(values: Sequence[float]) -> tuple[float, float | None]:
 
     half = student.ppf(0.975, len(values) - 1) * stdev(values) / len(values) ** 0.5
     return fmean(values), float(half)
+
+
+def paired(more: Sequence[float], objects: int) -> tuple[float, float]:
+    """Return a difference of two accuracies on the same conditions, and its 95 % interval.
+
+    ``more`` are the objects found in addition in each of the images, of ``objects`` in all. The
+    second number is the half width of the interval over conditions. One gain and one loss are
+    added for it (Bonett & Price 2012), so that a few differences are not significant.
+    """
+    _, half = interval([*more, 1, -1])
+    return sum(more) / objects, half * len(more) / objects
 
 
 def grouped(runs: Iterable[Facts]) -> list[Group]:

@@ -30,18 +30,14 @@ NOTHING = "–"
 MAX_STEPS = 100  # of the slider: more are too slow to wait for
 
 
-def generate(pipeline: ClassConditionedPipeline, evaluator: Evaluator | None,
-             names: Sequence[str], params: Params) -> dict[str, Any]:
+def generate(pipeline: ClassConditionedPipeline, evaluator: Evaluator, names: Sequence[str],
+             params: Params) -> dict[str, Any]:
     """Return an image of one condition, with the seed and sampler of ``params``.
 
     ``image`` is (3, H, W) in [-1, 1]; ``trajectory`` a picture of x_t, stretched to its range,
     above the predicted x_0 at ``params.denoise_steps`` moments; ``score`` the condition's entry
-    in what `score` returns, None without an evaluator; ``seconds`` the time of sampling. Raises
-    `UserError` if the parameters ask for guidance by an evaluator and there is none.
+    in what `score` returns; ``seconds`` the time of sampling.
     """
-    if evaluator is None and params.evaluator_guidance:
-        raise UserError("evaluator_guidance: found no trained evaluator, expected 0 or a run "
-                        "that has been evaluated")
     started = time.perf_counter()
     seed, = image_seeds(params.seed, 1)
     moments = trajectory(pipeline, to_multi_hot(names), seed, moments=params.denoise_steps,
@@ -54,18 +50,16 @@ def generate(pipeline: ClassConditionedPipeline, evaluator: Evaluator | None,
     # White in the rows that the network does not see.
     below = pictures.shape[2] - codec.top - noisy.shape[2]
     noisy = F.pad(noisy, (0, 0, codec.top, below), value=1.0)
-    found = evaluator and score(evaluator(evaluator.resized(pictures[-1:])),
-                                [tuple(names)])["conditions"][0]
+    found = score(evaluator(evaluator.resized(pictures[-1:])), [tuple(names)])["conditions"][0]
     return {"image": pictures[-1], "seconds": seconds, "score": found,
             "trajectory": grid_image(torch.cat([noisy, pictures]), per_row=len(moments), scale=1)}
 
 
-def explorer(pipeline: ClassConditionedPipeline, evaluator: Evaluator | None,
+def explorer(pipeline: ClassConditionedPipeline, evaluator: Evaluator,
              params: Params) -> widgets.Widget:
     """Return controls for labels, seed and sampler, with image, score and trajectory below.
 
-    They start with one object and the values of ``params``; each change samples again. Without
-    an evaluator there is no score.
+    They start with one object and the values of ``params``; each change samples again.
     """
     last = pipeline.scheduler.config.num_train_timesteps
     objects = [widgets.Dropdown(options=[NOTHING, *OBJECTS], value=value, description=f"object {i}")
@@ -89,7 +83,7 @@ def explorer(pipeline: ClassConditionedPipeline, evaluator: Evaluator | None,
     for widget, name in ((image, "sampled-image"), (moments, "sampled-trajectory"),
                          (message, "sampled-score")):
         widget.add_class(name)
-    about = evaluator_phrase(evaluator_facts(evaluator) if evaluator else {})
+    about = evaluator_phrase(evaluator_facts(evaluator))
     if params.evaluator_guidance:
         about += f"; {GUIDED}"
 
@@ -115,9 +109,7 @@ def explorer(pipeline: ClassConditionedPipeline, evaluator: Evaluator | None,
         widgets.HBox([image, message]), moments])
 
 
-def _score_table(found: dict[str, Any] | None, about: str, seconds: float) -> str:
-    if found is None:
-        return f"<p>not scored: {about}; sampled in {seconds:.1f} s</p>"
+def _score_table(found: dict[str, Any], about: str, seconds: float) -> str:
     rows = "".join(f"<tr><td>{name}</td><td>{probability:.3f}</td>"
                    f"<td>{'found' if hit else 'missed'}</td></tr>"
                    for name, probability, hit in zip(found["labels"], found["probabilities"],

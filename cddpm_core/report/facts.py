@@ -12,11 +12,12 @@ from cddpm_core.data.labels import CONDITION_FILES
 from cddpm_core.report.markdown import code, decimals
 from cddpm_core.runs.run import Run, command
 
-__all__ = ["GUIDED", "Facts", "evaluator_phrase", "if_present", "read_facts"]
+__all__ = ["DATA_KINDS", "GUIDED", "Facts", "evaluator_phrase", "if_present", "read_facts"]
 
 # Added to every figure and table of a run whose sampling used the evaluator.
 GUIDED = "sampling was guided by this evaluator, so its scores are biased"
-DATA_KINDS = {"real": "real i-CLEVR images", "rendered": "rendered scenes"}
+DATA_KINDS = {"real": "real i-CLEVR images", "rendered": "rendered scenes",
+              "cycles": "scenes rendered by Cycles"}
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,13 @@ class Facts:
     scores: dict[str, Any]
     status: dict[str, Any]
 
+    def data_phrase(self) -> str:
+        """Return where the images come from."""
+        return DATA_KINDS.get(self.metrics.get("data", {}).get("kind"), "data not described yet")
+
     def origin(self) -> str:
         """Return the data and the evaluator in a phrase, for every figure and table."""
-        kind = self.metrics.get("data", {}).get("kind")
-        parts = [DATA_KINDS.get(kind, "data not described yet"),
-                 evaluator_phrase(self.metrics.get("evaluator", {}))]
+        parts = [self.data_phrase(), evaluator_phrase(self.metrics.get("evaluator", {}))]
         if self.params.evaluator_guidance:
             parts.append(GUIDED)
         return "; ".join(parts)
@@ -57,16 +60,19 @@ def read_facts(run: Run, params: Params) -> Facts:
 
 
 def evaluator_phrase(evaluator: Mapping[str, Any]) -> str:
-    """Return the kind of evaluator; the stand-in never without its held-out accuracy.
+    """Return which evaluator it is; a stand-in never without its held-out accuracy.
 
-    ``evaluator`` is the part of ``metrics.json`` that `evaluator_facts` returns.
+    ``evaluator`` is the part of ``metrics.json`` that `evaluator_facts` returns. A private
+    stand-in has the first digits of its hash.
     """
     if not evaluator:
         return "no evaluator yet"
     if evaluator["kind"] == "official":
         return "official evaluator" + ("" if evaluator["known"]
                                        else " (weights of an unknown hash)")
-    return f"stand-in evaluator, {decimals(evaluator['heldout_micro'])} micro on held-out scenes"
+    which = ("released stand-in evaluator" if evaluator.get("released") else
+             f"private stand-in evaluator {evaluator['sha256'][:8]}")
+    return f"{which}, {decimals(evaluator['heldout_micro'])} micro on held-out scenes"
 
 
 def if_present(part: str, stage: str = "") -> Callable:

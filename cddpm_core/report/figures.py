@@ -21,8 +21,8 @@ from PIL import Image
 
 from cddpm_core.evaluation.images import rescale
 
-__all__ = ["denoising_figure", "grid_figure", "marked_grid", "progress_strips", "run_rows",
-           "show_image", "step_figure", "styled"]
+__all__ = ["denoising_figure", "grid_figure", "labelled_grid", "marked_grid", "progress_strips",
+           "run_rows", "show_image", "step_figure", "styled"]
 
 WIDTH = 7.2
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#007A5A", "#C1272D"
@@ -79,7 +79,6 @@ def grid_figure(images: torch.Tensor, titles: Sequence[str], per_row: int = 8) -
     return figure
 
 
-@styled
 def marked_grid(images: torch.Tensor, conditions: Sequence[Mapping[str, Any]],
                 per_row: int = 8) -> Figure:
     """Return (N, 3, H, W) images in [-1, 1] with each label underneath, marked right or wrong.
@@ -89,25 +88,43 @@ def marked_grid(images: torch.Tensor, conditions: Sequence[Mapping[str, Any]],
     of lowest accuracy come first; above each is its row in the file, from 0.
     """
     order = sorted(range(len(images)), key=lambda i: (conditions[i]["accuracy"], i))
-    rows = -(-len(images) // per_row)
-    lines = max(len(condition["labels"]) for condition in conditions)
-    side = WIDTH / per_row
-    figure, axes = plt.subplots(rows, per_row, squeeze=False,
-                                figsize=(WIDTH, rows * (side + 0.12 * lines + 0.16)))
+    return labelled_grid(
+        images[order], [f"row {row}" for row in order],
+        [[(f"{'✓' if hit else '✗'} {name}", hit) for name, hit in
+          zip(conditions[row]["labels"], conditions[row]["hits"], strict=True)] for row in order],
+        per_row)
+
+
+@styled
+def labelled_grid(images: torch.Tensor, titles: Sequence[str],
+                  labels: Sequence[Sequence[tuple[str, bool | None]]], per_row: int = 8,
+                  width: float = WIDTH, heading: str = "") -> Figure:
+    """Return (N, 3, H, W) images in [-1, 1] with a title above each and lines of text below.
+
+    ``labels`` has for each image its lines, each with true for green, false for red and bold,
+    or None for gray. ``heading`` stands above all.
+    """
+    starts = range(0, len(images), per_row)
+    lines = [max(map(len, labels[start:start + per_row])) for start in starts]
+    height = sum(width / per_row + 0.12 * count + 0.16 for count in lines)
+    figure, axes = plt.subplots(len(lines), per_row, squeeze=False, figsize=(
+        width, height + 0.13 * len(heading.splitlines())))
+    if heading:
+        figure.suptitle(heading, x=0.005, ha="left", fontsize=7)
     for axis in axes.flat[len(images):]:
         axis.set_visible(False)
-    for axis, row in zip(axes.flat, order, strict=False):
-        condition = conditions[row]
-        show_image(axis, (images[row] + 1) / 2)
-        axis.set_title(f"row {row}", fontsize=6, pad=2)
+    for number, (axis, image, title, below) in enumerate(
+            zip(axes.flat, images, titles, labels, strict=False)):
+        show_image(axis, (image + 1) / 2)
+        axis.set_title(title, fontsize=6, pad=2)
         # An empty label of the right height reserves space for the marked ones.
-        axis.set_xlabel("\n" * (lines - 1), fontsize=6.5, labelpad=1)
-        for line, (name, hit) in enumerate(zip(condition["labels"], condition["hits"],
-                                               strict=True)):
-            axis.annotate(f"{'✓' if hit else '✗'} {name}", (0, 0), (0, -8.2 * line - 3),
-                          xycoords="axes fraction", textcoords="offset points", va="top",
-                          fontsize=6.3, color=GREEN if hit else RED, annotation_clip=False,
-                          weight="normal" if hit else "bold").set_in_layout(False)
+        axis.set_xlabel("\n" * (lines[number // per_row] - 1), fontsize=6.5, labelpad=1)
+        for line, (text, right) in enumerate(below):
+            axis.annotate(text, (0, 0), (0, -8.2 * line - 3), xycoords="axes fraction",
+                          textcoords="offset points", va="top", fontsize=6.3,
+                          color={True: GREEN, False: RED, None: "0.35"}[right],
+                          annotation_clip=False, weight="bold" if right is False else "normal",
+                          ).set_in_layout(False)
     return figure
 
 

@@ -10,12 +10,12 @@ from typing import Any
 
 from cddpm_core.data.labels import CONDITION_FILES
 from cddpm_core.evaluation.score import confusion
-from cddpm_core.report.compare import Group
+from cddpm_core.report.compare import Group, paired
 from cddpm_core.report.facts import Facts, if_present
 from cddpm_core.report.markdown import code, count, decimals, duration, listed, prose, with_interval
 
 __all__ = ["denoise_text", "discussion", "error_kinds", "experiment_text", "published_text",
-           "result_text", "runs_text", "summary_text", "training_text"]
+           "result_text", "runs_text", "summary_text", "training_text", "verdict_text"]
 
 
 @if_present("test", "evaluate")
@@ -62,6 +62,29 @@ def result_text(facts: Facts) -> str:
         f"{sampled['images_per_second']:.2f} images per second.",
         "The evaluator guided the sampling, so its scores are biased."
         if sampled.get("evaluator_guidance") else "")
+
+
+@if_present("test")
+def verdict_text(facts: Facts) -> str:
+    """Return how far two evaluators differ on the same images; empty if there is only one."""
+    second = facts.metrics.get("second")
+    if not second:
+        return ""
+    more = [sum(entry["hits"]) - hits for name in CONDITION_FILES for entry, hits in
+            zip(facts.scores[name]["conditions"], second[name]["image_hits"], strict=True)]
+    mean, half = paired(more, sum(second[name]["objects"] for name in CONDITION_FILES))
+    first = facts.metrics["evaluator"]["kind"]
+    first = "official evaluator" if first == "official" else "private stand-in"
+    differ = f"differ by {with_interval(mean, half, signed=True)} over both files"
+    return prose(
+        f"The verdicts of the {first} and of the released stand-in {differ}, which is within "
+        "chance." if abs(mean) <= half else
+        f"**The verdicts of the {first} and of the released stand-in {differ}, more than chance "
+        "allows.**",
+        f"The {first} guided the sampling, and the released stand-in took no part in it."
+        if facts.params.evaluator_guidance else
+        "So it is with images that were trained against the evaluator that scores them."
+        if mean > half else "")
 
 
 @if_present("denoise", "denoise")

@@ -19,6 +19,8 @@ SOURCES = {
     "rendered": "The images are **rendered scenes** that imitate i-CLEVR, with the same objects, "
                 "colours and fixed camera. This package renders them; they are not the images of "
                 "the course.",
+    "cycles": "The images are scenes like those of i-CLEVR, **rendered by Cycles** (Blender) from "
+              "the files of CLEVR's own generator. They are not the images of the course.",
     "real": "The images are the **real i-CLEVR images** of the course.",
 }
 PREDICTIONS = {
@@ -74,8 +76,8 @@ def comparison_text(facts: Facts) -> str:
         f"At 64 × 64 the mean difference is at most {worst['difference']:.2f} of 255 levels "
         f"({code(worst['file'])}), and inside the bounding boxes of the objects at most "
         f"{inside['difference_in_boxes']:.2f} ({code(inside['file'])}).",
-        "Three differences remain: objects cast no shadows on each other, light reflected from "
-        "one object to another is ignored, and edges are smoother than in the real renders.")
+        "Two differences remain: light reflected from one object to another is ignored, and "
+        "the renders compared here have no grain.")
 
 
 def schedule_text(params: Params) -> str:
@@ -165,17 +167,32 @@ def _classifier_guidance_text(params: Params) -> str:
 @if_present("evaluator", "train")
 def evaluator_text(facts: Facts) -> str:
     """Return which evaluator scored the images."""
-    evaluator = facts.metrics["evaluator"]
+    evaluator, second = facts.metrics["evaluator"], facts.metrics.get("second")
     if evaluator["kind"] == "official":
         return prose(
-            "The images are scored by the **official evaluator** of the course.",
+            "The images are scored by the **official evaluator** of the course, a ResNet-18 with "
+            "24 sigmoid outputs.",
             "" if evaluator.get("known", True) else
-            "Its SHA-256 is not the published one, so its origin is unknown.")
+            "Its SHA-256 is not the published one, so its origin is unknown.",
+            "As a second verdict, the released stand-in scores the same images."
+            if second else "",
+            _heldout_text(second["evaluator"]) if second else "")
+    which = ("**released stand-in**, which comes with the package"
+             if evaluator.get("released") else "**private stand-in**")
     return prose(
-        "The images are scored by a **stand-in** with the architecture of the official evaluator "
-        "(ResNet-18 with 24 sigmoid outputs), trained on rendered scenes.",
-        f"On {count(evaluator['heldout_images'])} held-out rendered images of 1 to 3 objects its "
-        f"own micro accuracy is {decimals(evaluator['heldout_micro'])}.",
-        f"It is {decimals(evaluator['heldout_augmented_micro'])} after blur, noise and shifts, and "
-        f"{decimals(evaluator['heldout_crowded_micro'])} on scenes of up to 5 objects.",
-        "Its scores are not comparable with those of the official evaluator.")
+        f"The images are scored by a {which}: a network with 24 sigmoid outputs that was trained "
+        "on rendered scenes.",
+        _heldout_text(evaluator),
+        "Its scores are not those of the official evaluator.",
+        "As a second verdict, the released stand-in scores the same images." if second else "")
+
+
+def _heldout_text(evaluator: Mapping[str, Any]) -> str:
+    """The stand-in's own accuracy, as far as it was measured."""
+    more = [f"{decimals(evaluator[key])} {what}" for key, what in (
+        ("heldout_augmented_micro", "after blur, noise and shifts"),
+        ("heldout_crowded_micro", "on scenes of up to 5 objects")) if evaluator.get(key)]
+    return prose(
+        f"On {count(evaluator['heldout_images'])} held-out rendered images of 1 to 3 objects the "
+        f"stand-in's own micro accuracy is {decimals(evaluator['heldout_micro'])}.",
+        f"It is {listed(more)}." if more else "").strip()

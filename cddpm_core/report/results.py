@@ -24,10 +24,10 @@ SHIPPED, SHIPPED_FROM = "pretrained", "best_cpu"  # the run in the package, and 
 BASE = "recipe"  # of the ablations: nothing changed
 HEAD = """# outputs
 
-One folder for each run, `bench/` with what `make bench` measured, and `cache/`, which all runs
-share: rendered data, resized images and stand-in evaluators. Git ignores all of it except this file
-and the pictures of the main README. Removing a run loses its results; removing `cache/` costs the
-time to render and to train the evaluator again.
+One folder for each run, `bench/` with what `make bench` measured, `scores/` with the scores of
+images made elsewhere, and `cache/`, which all runs share: rendered data and resized images. Git
+ignores all of it except this file and the pictures of the main README. Removing a run loses its
+results; removing `cache/` costs the time to render again.
 
 | in `outputs/<run>/` | what it is |
 |:--|:--|
@@ -135,7 +135,8 @@ def _results(groups: Sequence[Group]) -> str:
 def _row(name: str, group: Group, command: str) -> list[str]:
     facts = group.runs[0]
     sampled, p = facts.metrics.get("sample", {}), facts.params
-    kind = facts.metrics.get("data", {}).get("kind") or ("real" if p.data else "rendered")
+    kind = facts.metrics.get("data", {}).get("kind") or (
+        "real" if p.data else "cycles" if p.renderer == "cycles" else "rendered")
     guided = "; guided by the evaluator, scores biased" if p.evaluator_guidance else ""
     seconds = [about.metrics["train"]["seconds"] for about in group.runs
                if "train" in about.metrics]

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from cddpm_core.data.labels import CONDITION_FILES
-from cddpm_core.report.facts import GUIDED
+from cddpm_core.report.facts import DATA_KINDS, GUIDED, evaluator_phrase
 
 __all__ = ["accuracy_lines", "bench_lines", "run_lines"]
 
 
 def accuracy_lines(metrics: Mapping[str, Any]) -> list[str]:
-    """Return the accuracies of ``metrics.json``, a line for each file of conditions."""
+    """Return the accuracies of a part of ``metrics.json``, a line for each file of conditions."""
     return [f"{name}: micro {metrics[name]['micro']:.4f}, macro {metrics[name]['macro']:.4f}"
             for name in CONDITION_FILES]
 
@@ -20,12 +20,12 @@ def accuracy_lines(metrics: Mapping[str, Any]) -> list[str]:
 def run_lines(metrics: Mapping[str, Any]) -> list[str]:
     """Return the results of a finished run: data, evaluator, accuracies and times."""
     data, evaluator, sample = metrics["data"], metrics["evaluator"], metrics["sample"]
-    held_out = evaluator.get("heldout_micro")
-    accuracy = f", micro {held_out:.4f} on held-out images" if held_out else ""
+    second = metrics.get("second")
     guided = f"; {GUIDED}" if sample.get("evaluator_guidance") else ""
-    return [f"data: {data['kind']}, {data['images']} images",
-            f"evaluator: {evaluator['kind']}{accuracy}{guided}",
-            *accuracy_lines(metrics),
+    return [f"data: {DATA_KINDS[data['kind']]}, {data['images']} images",
+            f"scored by: {evaluator_phrase(evaluator)}{guided}", *accuracy_lines(metrics),
+            *([f"scored by: {evaluator_phrase(second['evaluator'])}", *accuracy_lines(second)]
+              if second else []),
             f"training: {metrics['train']['seconds'] / 60:.1f} minutes, "
             f"{metrics['train']['images_per_second']:.1f} images/s",
             f"sampling: {sample['num_inference_steps']} steps, "

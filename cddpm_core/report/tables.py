@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cddpm_core.config.schema import FIELDS, Params, applies
 from cddpm_core.data.labels import COLOURS, CONDITION_FILES, SHAPES
 from cddpm_core.report.compare import Group
-from cddpm_core.report.facts import Facts, if_present
+from cddpm_core.report.facts import GUIDED, Facts, evaluator_phrase, if_present
 from cddpm_core.report.markdown import code, count, decimals, duration, escape, table, with_interval
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["accuracy_table", "comparison_table", "condition_table", "configuration_table",
            "files_table", "label_table", "object_table", "provenance_table", "runs_table",
-           "stage_table", "timesteps_table", "training_table", "unet_table"]
+           "stage_table", "timesteps_table", "training_table", "unet_table", "verdict_table"]
 
 # Facts about the labels of the course's real set.
 COURSE_LABELS = {
@@ -87,6 +87,21 @@ def accuracy_table(facts: Facts) -> str:
     caption = f"Accuracy on the two condition files ({facts.origin()}{facts.layout_note()})."
     return table(["conditions", "micro", "macro", "objects found", "images fully correct"], rows,
                  caption)
+
+
+@if_present("test")
+def verdict_table(facts: Facts) -> str:
+    """Return the accuracies of two evaluators on the same images; empty if there is only one."""
+    second = facts.metrics.get("second")
+    if not second:
+        return ""
+    guided = f"; {GUIDED}" if facts.params.evaluator_guidance else ""
+    rows = [[evaluator_phrase(verdict["evaluator"]) + note, *(
+        decimals(verdict[name][metric]) for name in CONDITION_FILES
+        for metric in ("micro", "macro"))]
+        for verdict, note in ((facts.metrics, guided), (second, ""))]
+    return table(["evaluator", *ACCURACIES], rows,
+                 f"The same images, scored by two evaluators ({facts.data_phrase()}).")
 
 
 @if_present("test")
@@ -205,8 +220,8 @@ def provenance_table(facts: Facts) -> str:
     rows = [["run", code(facts.run.name)], ["seed", code(facts.params.seed)]]
     for part in ("data", "evaluator"):
         if part in metrics:
-            rows += [[part, metrics[part]["kind"]],
-                     [f"SHA-256 of the {part}", code(metrics[part]["sha256"])]]
+            kind = metrics[part]["kind"] if part == "data" else evaluator_phrase(metrics[part])
+            rows += [[part, kind], [f"SHA-256 of the {part}", code(metrics[part]["sha256"])]]
     rows += [[escape(key), code(value)] for key, value in metrics.get("made_with", {}).items()]
     return table(["what", "value"], rows, "Provenance of the run.", numbers=False)
 

@@ -79,7 +79,7 @@ def _why_stale(run: Run, params: Params) -> str:
     state = read_checkpoint(run / "checkpoint.pt")
     before = state["params"]
     for key in keys_affecting("weights", "data"):
-        if key != "data" and before.get(key) != getattr(params, key):
+        if key not in ("data", "clevr_assets") and before.get(key) != getattr(params, key):
             return f"{key} changed from {shown(before.get(key))} to {shown(getattr(params, key))}"
     recorded = run.read(RECORD).get("data")
     if bool(before.get("data")) != bool(params.data) or (

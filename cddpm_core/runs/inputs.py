@@ -15,9 +15,11 @@ from cddpm_core.runs.run import Run
 
 __all__ = ["NEW", "data_fingerprint", "stage_inputs", "why_run"]
 
+EVALUATORS = "evaluation/stand_in.py"  # reached by whatever uses an evaluator
 # Files that are read by a module of the package are inputs where that module is.
 PACKAGE_DATA = {"data/labels.py": "data/lab", "report/export.py": "report/assets",
-                "runs/pretrained.py": "pretrained"}
+                "runs/pretrained.py": "pretrained", EVALUATORS: "evaluator"}
+FOLLOWED = ("data", "blender", "clevr_assets", "evaluator", "reference")  # not compared as text
 NEW = "not run before"
 STATES = {"failed": "it failed before", "by hand": "its notebook was run by hand since"}
 
@@ -37,9 +39,9 @@ def stage_inputs(notebook: Path, params: Params, run: Run,
     names = FIELDS if report else [key for key in FIELDS if key in about.declared
                                    and key not in keys_affecting("nothing")]
     values = {key: value for key, value in params.to_dict().items()
-              if key in names and key not in ("data", "evaluator", "reference")}
+              if key in names and key not in FOLLOWED}
     modules = reached_modules(about.code)
-    files = _package_data(modules) | _given_files(params, about.declared)
+    files = _package_data(modules) | _given_files(params, about.declared, modules)
     if report:
         others = [Run("bench", run.outputs) / "bench.json", *(
             Run(name, run.outputs) / file for name in params.runs if name != run.name
@@ -50,15 +52,23 @@ def stage_inputs(notebook: Path, params: Params, run: Run,
     return json.loads(json.dumps(found))
 
 
-def _given_files(params: Params, declared: Iterable[str]) -> dict[str, str]:
+def _given_files(params: Params, declared: Iterable[str],
+                 modules: Mapping[str, str]) -> dict[str, str]:
     found = {}
     if "data" in declared and params.data:
         found["the images"] = short_hash(data_fingerprint(params, times=True))
-    if "evaluator" in declared and params.evaluator:
+    elif "renderer" in declared and params.renderer == "cycles":
+        found["Blender or CLEVR's assets"] = short_hash(data_fingerprint(params))
+    if f"{PACKAGE.name}/{EVALUATORS}" in modules and params.evaluator:
         found["the evaluator"] = sha256_of(Path(params.evaluator).expanduser())
     if "reference" in declared and params.reference:
         frames = sorted(Path(params.reference).expanduser().rglob("*.png"))
         found["the reference frames"] = short_hash([_facts(path, True) for path in frames])
+        if params.clevr_assets:
+            from cddpm_core.scenes.blender import cycles_version
+
+            found["Blender or CLEVR's assets"] = cycles_version(
+                params.blender, params.clevr_assets, params.cycles_samples, params.cycles_denoise)
     return found
 
 
@@ -69,9 +79,9 @@ def data_fingerprint(params: Params, *, times: bool = False) -> dict[str, Any]:
     those of their last changes), and their number. For rendered data: the version of the renderer.
     """
     if not params.data:
-        from cddpm_core.scenes.version import renderer_version
+        from cddpm_core.scenes.version import scenes_version
 
-        return {"rendered": renderer_version()}
+        return {"rendered": scenes_version(params)}
     from cddpm_core.data.images import folder_files
 
     folder = Path(params.data).expanduser()
@@ -91,7 +101,8 @@ def _package_data(modules: Mapping[str, str], package: Path = PACKAGE) -> dict[s
     root = package.parent
     return {path.relative_to(root).as_posix(): sha256_of(path)
             for module, folder in PACKAGE_DATA.items() if f"{package.name}/{module}" in modules
-            for path in sorted((package / folder).rglob("*")) if path.is_file()}
+            for path in sorted((package / folder).rglob("*"))
+            if path.is_file() and path.suffix != ".md"}
 
 
 def why_run(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:

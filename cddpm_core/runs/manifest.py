@@ -11,6 +11,7 @@ from cddpm_core.config.errors import UserError
 from cddpm_core.config.files import SCHEMA, check_schema, sha256_of, write_json
 from cddpm_core.config.schema import Params
 from cddpm_core.data.source import data_source
+from cddpm_core.evaluation.stand_in import WEIGHTS
 from cddpm_core.runs.provenance import made_with
 from cddpm_core.runs.run import Run
 
@@ -21,7 +22,7 @@ def write_manifest(run: Run, params: Params) -> dict[str, Any]:
     """Write ``manifest.json`` of a run, after all its other files, and return its content.
 
     ``params`` are the resolved parameters with their seeds, ``made_with`` machine,
-    versions and commit, ``inputs`` the label file and the evaluator's weights with
+    versions and commit, ``inputs`` the label file and the weights of the evaluators with
     path and SHA-256, ``files`` the SHA-256 of each file of the run.
     """
     found = {"schema": SCHEMA, "params": params.to_dict(),
@@ -66,12 +67,8 @@ def verify(run: Run) -> list[str]:
 def _inputs(run: Run, params: Params) -> dict[str, Path]:
     found = {"data": data_source(params, run.cache).folder / "train.json"}
     if params.evaluator:
-        return {**found, "evaluator": Path(params.evaluator).expanduser()}
-    wanted = run.read("metrics.json").get("evaluator", {}).get("sha256")
-    for about in sorted(run.cache.glob("evaluator/*/evaluator.json")):
-        if json.loads(about.read_text(encoding="utf-8")).get("sha256") == wanted:
-            found["evaluator"] = about.with_name("evaluator.safetensors")
-    return found
+        found["evaluator"] = Path(params.evaluator).expanduser()
+    return {**found, "released stand-in": WEIGHTS}
 
 
 def _files(run: Run) -> dict[str, str]:

@@ -15,7 +15,7 @@ from papermill.iorw import LocalHandler
 
 __all__ = ["handler"]
 
-OURS = re.compile(r"open_(session|trained)\(globals\(\)")  # only notebooks of this package say so
+OURS = re.compile(r"(open_session|open_trained|score_params)\(globals\(\)")  # only ours say so
 
 
 class OutputsHandler(LocalHandler):
@@ -27,18 +27,23 @@ class OutputsHandler(LocalHandler):
         Raises `ClickException`, which papermill's command line prints as one sentence, if it is
         a notebook of this package with an unknown parameter or a value of the wrong type.
         """
-        if OURS.search(buf):
-            _check(json.loads(buf))
+        if found := OURS.search(buf):
+            _check(json.loads(buf), about_a_run=found[1] != "score_params")
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         super().write(buf, path)
 
 
-def _check(notebook: dict) -> None:
+def _check(notebook: dict, about_a_run: bool) -> None:
     from cddpm_core.config.errors import UserError
     from cddpm_core.config.schema import coerce
+    from cddpm_core.config.score_params import ScoreParams
 
     try:
-        for key, value in notebook["metadata"]["papermill"]["parameters"].items():
+        given = notebook["metadata"]["papermill"]["parameters"]
+        if not about_a_run:
+            ScoreParams(**given)
+            return
+        for key, value in given.items():
             coerce(key, value)
     except KeyError:  # no parameters were given
         return

@@ -32,7 +32,7 @@ def open_trained(namespace: Mapping[str, Any]) -> Session:
     """Return a session that looks at a trained model and changes nothing.
 
     It is on the run that the notebook names. Without a name, it is on the usual run, or on
-    `pretrained_run` if that is not trained. Its evaluator is None if none has been trained yet.
+    `pretrained_run` if that is not trained.
     """
     given = namespace.get("run")
     named = given.name if isinstance(given, Run) else given
@@ -47,7 +47,7 @@ def open_trained(namespace: Mapping[str, Any]) -> Session:
         print(f"run {NAME!r}, whose weights come with the package")
     else:
         print(f"run {run.name!r}")
-    return Session(run, params, train_evaluator=False)
+    return Session(run, params)
 
 
 def pack(run: Run, package: Path = PACKAGE) -> Run:
@@ -68,9 +68,10 @@ def pack(run: Run, package: Path = PACKAGE) -> Run:
     if not train["finished"]:
         raise UserError(f"{run.folder}: its training is not finished, first run "
                         f"'{command(run, 'train')}'")
-    if params.data or params.evaluator or params.evaluator_guidance:
-        raise UserError(f"{run.folder}: expected a run on the rendered scenes and the stand-in "
-                        "evaluator, without evaluator_guidance")
+    if (params.data or params.renderer != "raytrace" or params.evaluator
+            or params.evaluator_guidance):
+        raise UserError(f"{run.folder}: expected a run on the rendered scenes and the released "
+                        "stand-in, without evaluator_guidance")
     pipeline = load_pipeline(run / "model")
     pipeline.unet.to(torch.bfloat16)
     for part in (pipeline.unet, pipeline.codec, pipeline.layout_prior):
@@ -80,7 +81,7 @@ def pack(run: Run, package: Path = PACKAGE) -> Run:
     save_pipeline(pipeline, packed / "model")
     params = params.replace(run=NAME, runs=[])
     packed.write_params(params)
-    pipeline, evaluator = load_pipeline(packed / "model"), get_evaluator(params, run.cache)
+    pipeline, evaluator = load_pipeline(packed / "model"), get_evaluator(params)
     found = {name: score_facts(sample_and_score(pipeline, evaluator, ConditionDataset(name),
                                                 params, desc=name)[1])
              for name in CONDITION_FILES}

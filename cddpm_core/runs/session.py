@@ -27,9 +27,8 @@ class Session:
     names (see `modules.reached_modules`), and the notebook waits for no others.
     """
 
-    def __init__(self, run: Run, params: Params, *, train_evaluator: bool = True) -> None:
+    def __init__(self, run: Run, params: Params) -> None:
         self.run, self.params = run, params
-        self._train_evaluator = train_evaluator
 
     @cached_property
     def device(self) -> torch.device:
@@ -72,15 +71,11 @@ class Session:
         return load_pipeline(self.run / "model", self.device)
 
     @cached_property
-    def evaluator(self) -> Evaluator | None:
-        """The official evaluator, if its path is given, else the stand-in, trained if necessary.
-
-        None if it would have to be trained and the session only looks at a run.
-        """
+    def evaluator(self) -> Evaluator:
+        """The evaluator that the parameters name: the released stand-in, if they name none."""
         from cddpm_core.evaluation.evaluate import get_evaluator
 
-        return get_evaluator(self.params, self.run.cache, self.device,
-                             train=self._train_evaluator)
+        return get_evaluator(self.params, self.device)
 
 
 def open_session(namespace: Mapping[str, Any], *, write: bool = True) -> Session:

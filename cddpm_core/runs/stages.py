@@ -83,10 +83,14 @@ def _check(names: Sequence[str], params: Params, run: Run) -> None:
         from cddpm_core.data.images import check_folder
 
         check_folder(params.data)
-    if params.evaluator:
-        from cddpm_core.evaluation.evaluator import load_official
+    elif params.renderer == "cycles":
+        from cddpm_core.scenes.version import scenes_version
 
-        load_official(Path(params.evaluator).expanduser())
+        scenes_version(params)
+    if params.evaluator:
+        from cddpm_core.evaluation.evaluate import get_evaluator
+
+        get_evaluator(params)
     if params.reference and not Path(params.reference).expanduser().is_dir():
         raise UserError(f"reference: {params.reference} is not a folder, expected one with real "
                         "frames")

@@ -80,15 +80,15 @@ def train_session(session: Session, watch: Watch | None = None) -> dict[str, Any
 def train_run(params: Params) -> dict[str, Any]:
     """Train the run ``params.run`` in all processes that were started together; see `train_in`.
 
-    The first process renders the data and trains the stand-in evaluator, if they are not cached.
+    The first process renders the data if they are not cached.
     """
     accelerator, run = accelerator_of(params), Run(params.run)
     first = accelerator.is_main_process
     with locked(run.folder) if first else contextlib.nullcontext():
         with accelerator.main_process_first():
             data_source(params, run.cache)
-            evaluator = get_evaluator(params, run.cache, accelerator.device)
         dataset = load_dataset(params, run.cache)
+        evaluator = get_evaluator(params, accelerator.device)
         result = train_in(run, params, dataset, evaluator, accelerator=accelerator)
         accelerator.end_training()
     return result

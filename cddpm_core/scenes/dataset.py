@@ -17,10 +17,10 @@ from cddpm_core.config.files import atomic, write_json
 from cddpm_core.config.progress import progress as progress_bar
 from cddpm_core.config.seeds import numpy_generator
 from cddpm_core.data.labels import OBJECTS
-from cddpm_core.scenes.render import HEIGHT, RADIUS, WIDTH, project, render_frames
-from cddpm_core.scenes.scene import MAX_OBJECTS, jittered_lighting, sample_scene
+from cddpm_core.scenes.render import HEIGHT, RADIUS, WIDTH, Lighting, project, render_frames
+from cddpm_core.scenes.scene import MAX_OBJECTS, SceneObject, scene_of
 
-__all__ = ["file_name", "render_dataset", "render_set"]
+__all__ = ["file_name", "render_dataset", "render_set", "write_labels"]
 
 
 def file_name(scene: int, frame: int) -> str:
@@ -35,7 +35,6 @@ def render_dataset(
     seed: int,
     split: str = "train",
     frames: int = 3,
-    light_jitter: float = 0.0,
     workers: int | None = None,
     progress: bool = True,
 ) -> None:
@@ -52,16 +51,18 @@ def render_dataset(
     images.mkdir(parents=True, exist_ok=True)
 
     def write_scene(index: int) -> list[list[str]]:
-        rng = numpy_generator(seed, "scene", split, index)
-        scene = sample_scene(rng, frames)
-        lighting = jittered_lighting(rng, light_jitter)
-        for frame, image in enumerate(render_frames(scene, first=1, lighting=lighting)):
+        scene, rendered = _render_scene(seed, split, index, frames)
+        for frame, image in enumerate(rendered):
             # Atomic because another run may render the same scenes into this folder.
             with atomic(images / file_name(index, frame)) as temporary:
                 temporary.write_bytes(_png(image))
         return [[o.name for o in scene[: frame + 1]] for frame in range(frames)]
 
-    labels = _map_scenes(write_scene, num_scenes, workers, progress)
+    write_labels(folder, _map_scenes(write_scene, num_scenes, workers, progress))
+
+
+def write_labels(folder: Path, labels: Sequence[Sequence[Sequence[str]]]) -> None:
+    """Write ``objects.json`` and, last, ``train.json``; ``labels`` are names by scene and frame."""
     train = {
         file_name(i, k): names for i, rows in enumerate(labels) for k, names in enumerate(rows)
     }
@@ -77,7 +78,6 @@ def render_set(
     size: int = 64,
     *,
     probabilities: Sequence[float] | None = None,
-    light_jitter: float = 0.0,
     workers: int | None = None,
     progress: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -90,12 +90,10 @@ def render_set(
     """
 
     def render_scene(index: int) -> tuple[list[np.ndarray], list[int], np.ndarray]:
-        rng = numpy_generator(seed, "scene", split, index)
-        scene = sample_scene(rng, max_objects, probabilities)
-        lighting = jittered_lighting(rng, light_jitter)
+        scene, rendered = _render_scene(seed, split, index, max_objects, probabilities)
         frames = [
             np.asarray(Image.fromarray(frame).resize((size, size), Image.Resampling.BILINEAR))
-            for frame in render_frames(scene, first=1, lighting=lighting)
+            for frame in rendered
         ]
         x, y = np.array([(o.x, o.y) for o in scene]).T
         u, v = project(x, y, np.full_like(x, RADIUS))
@@ -112,6 +110,18 @@ def render_set(
         images[n], labels[n, shown] = frames[n % max_objects], 1.0
         positions[n, shown] = centres[: len(shown)]
     return images, labels, positions
+
+
+def _render_scene(
+    seed: int, split: str, index: int, num_objects: int,
+    probabilities: Sequence[float] | None = None,
+) -> tuple[tuple[SceneObject, ...], np.ndarray]:
+    """Return the objects of a scene and its frames of one object, two, and so on."""
+    scene = scene_of(seed, split, index, num_objects, probabilities)
+    grain = numpy_generator(seed, "grain", split, index)
+    return scene.objects, render_frames(
+        scene.objects, first=1, lighting=Lighting(scene.lamp_shift), grain=grain
+    )
 
 
 def _map_scenes(function: Callable, count: int, workers: int | None, progress: bool) -> list:

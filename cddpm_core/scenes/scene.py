@@ -1,9 +1,10 @@
-"""Sampling i-CLEVR-like scenes: which objects, where, and how they are rotated.
+"""Sampling i-CLEVR-like scenes: which objects, where, how they are rotated, and their light.
 
 The first object stands at the image centre and each further one around it, as in
 i-CLEVR's instructions ("in front of", "behind", "left of", "right of"); the rules on
-gaps, margins and visibility are those of CLEVR's generator. A frame shows the first
-k objects of a scene, so its label list is that of the frame before plus one name.
+gaps, margins and visibility are those of CLEVR's generator, and so is the light: each lamp
+moves, once a scene. A frame shows the first k objects of a scene, so its label list is that
+of the frame before plus one name.
 """
 
 from __future__ import annotations
@@ -15,18 +16,19 @@ from typing import NamedTuple
 import numpy as np
 
 from cddpm_core.config.errors import UserError
+from cddpm_core.config.seeds import numpy_generator
 from cddpm_core.data.labels import OBJECTS
-from cddpm_core.scenes.render import RADIUS, Lighting, render_frames, visible_pixels
+from cddpm_core.scenes.render import RADIUS, visible_pixels
 
-__all__ = ["MAX_OBJECTS", "SceneObject", "jittered_lighting", "render", "sample_scene"]
+__all__ = ["MAX_OBJECTS", "Scene", "SceneObject", "sample_scene", "scene_of"]
 
 MAX_OBJECTS = 5
-REACH = 4.75  # bound of |x| + |y| of a centre: CLEVR's square, seen from its corner
-GAP = 0.8  # minimum between the circles around two objects, in CLEVR units
-MARGIN = 0.2  # minimum offset along x and y, so that left, right, front and behind are unambiguous
+REACH = 3.935  # bound of |x| + |y| of a centre, in CLEVR units: its square, seen from a corner
+GAP = 0.663  # minimum between the circles around two objects
+MARGIN = 0.166  # minimum offset along x and y, so that left, right, front, behind are unambiguous
 MIN_PIXELS = 200  # visible of each object at 320x240 (CLEVR's rule) ...
 MIN_VISIBLE = 0.35  # ... and this fraction of it
-MAX_LIGHT_JITTER = 1.0  # as in CLEVR; the lamps stand at least 2.4 units above the ground
+LAMP_SHIFT = 1.0  # how far each lamp moves at most, along each axis
 MAX_ATTEMPTS = 100  # to sample a scene; the first practically always succeeds
 _POSITION_ATTEMPTS = 100  # to find room for an object
 
@@ -44,12 +46,31 @@ class SceneObject(NamedTuple):
     rotation: float
 
 
+class Scene(NamedTuple):
+    """Objects, and how far the key, fill and back lamp are moved.
+
+    ``lamp_shift`` is (3, 3), a row for each lamp, along the x, y and z axes of CLEVR's file.
+    """
+
+    objects: tuple[SceneObject, ...]
+    lamp_shift: np.ndarray
+
+
+def scene_of(
+    seed: int, split: str, index: int, num_objects: int,
+    probabilities: Sequence[float] | None = None,
+) -> Scene:
+    """Return scene ``index`` of a data set: it depends on nothing but the arguments."""
+    return sample_scene(numpy_generator(seed, "scene", split, index), num_objects, probabilities)
+
+
 def sample_scene(
     rng: np.random.Generator, num_objects: int, probabilities: Sequence[float] | None = None
-) -> tuple[SceneObject, ...]:
-    """Sample a scene of 1 to 5 objects of different names; every prefix of it is a scene too.
+) -> Scene:
+    """Sample a scene of 1 to 5 objects of different names; every prefix of them is a scene too.
 
-    ``probabilities`` are those of the 24 objects, which add up to 1; equal by default.
+    ``probabilities`` are those of the 24 objects, which add up to 1; equal by default. Raises
+    `UserError` for another number of objects.
     """
     if not 1 <= num_objects <= MAX_OBJECTS:
         raise UserError(f"num_objects: expected 1 to {MAX_OBJECTS}, found {num_objects}")
@@ -66,7 +87,8 @@ def sample_scene(
                 break
             scene.append(added)
         if len(scene) == num_objects:
-            return tuple(scene)
+            shift = rng.uniform(-LAMP_SHIFT, LAMP_SHIFT, (3, 3))
+            return Scene(tuple(scene), shift)
     raise RuntimeError(f"no scene of {', '.join(names)} found in {MAX_ATTEMPTS} attempts")
 
 
@@ -99,27 +121,3 @@ def _fits(candidate: SceneObject, others: Sequence[SceneObject]) -> bool:
 def _sufficiently_visible(objects: Sequence[SceneObject]) -> bool:
     seen, whole = visible_pixels(objects)
     return bool(np.all((seen >= MIN_PIXELS) & (seen >= MIN_VISIBLE * whole)))
-
-
-def render(
-    scene: Sequence[SceneObject],
-    *,
-    light_jitter: float = 0.0,
-    rng: np.random.Generator | None = None,
-) -> np.ndarray:
-    """Return the ``(240, 320, 3)`` uint8 sRGB image of a scene.
-
-    Each lamp moves by up to ``light_jitter`` CLEVR units along each axis, sampled from ``rng``.
-    """
-    return render_frames(scene, lighting=jittered_lighting(rng, light_jitter))[0]
-
-
-def jittered_lighting(rng: np.random.Generator | None, light_jitter: float) -> Lighting | None:
-    """Return a lighting with its lamps moved, or None for the standard one."""
-    if not 0 <= light_jitter <= MAX_LIGHT_JITTER:
-        raise UserError(
-            f"light_jitter: expected 0 to {MAX_LIGHT_JITTER} CLEVR units, found {light_jitter}"
-        )
-    if light_jitter == 0:
-        return None
-    return Lighting((rng or np.random.default_rng(0)).uniform(-light_jitter, light_jitter, (3, 3)))

@@ -66,7 +66,7 @@ def accelerator_of(params: Params) -> Accelerator:
     Raises `UserError` if there are more processes than images in a step.
     """
     check_devices(params, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    # The others wait while one renders the data and trains the evaluator.
+    # The others wait while one renders the data.
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))
     # Arithmetic is that of the parameters, whatever accelerate's own configuration says.
     accelerator = Accelerator(cpu=device_of(params).type == "cpu", mixed_precision="no",

@@ -6,16 +6,13 @@ import pytest
 
 from cddpm_core.bench import race
 from cddpm_core.bench.race import run_race, train_for
-from cddpm_core.evaluation.evaluator import Evaluator, build_resnet18
 from cddpm_core.runs.run import Run
 from cddpm_core.training.trainer import Trainer
 
 
 @pytest.fixture
-def run(tiny, dataset, tmp_path, monkeypatch):
-    """A run on a few rendered scenes, scored by an untrained evaluator."""
-    evaluator = Evaluator(build_resnet18(), "stand-in", "0" * 64, heldout={"micro": 0.5})
-    monkeypatch.setattr(race, "get_evaluator", lambda params, cache: evaluator)
+def run(tiny, dataset, tmp_path):
+    """A run on a few rendered scenes."""
     run = Run("tiny", outputs=tmp_path)
     run.write_params(tiny.replace(run="tiny", data=str(dataset.files[0].parents[1]),
                                   batch_size=4, num_inference_steps=2))

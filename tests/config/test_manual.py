@@ -3,7 +3,14 @@ import shutil
 import pytest
 
 from cddpm_core.config.files import project_root
-from cddpm_core.config.manual import NOTEBOOKS, declared_keys, manual, parameters_cell, write_manual
+from cddpm_core.config.manual import (
+    NOTEBOOKS,
+    declared_keys,
+    fields,
+    manual,
+    parameters_cell,
+    write_manual,
+)
 from cddpm_core.config.schema import FIELDS
 
 ROOT = project_root()
@@ -61,4 +68,4 @@ def test_a_parameters_cell_runs_and_gives_the_defaults(name):
     found = {}
     exec(parameters_cell(name), {}, found)
     assert list(found.pop("__annotations__")) == declared_keys(name)
-    assert {key: FIELDS[key].default for key in declared_keys(name)} == found
+    assert {key: fields(name)[key].default for key in declared_keys(name)} == found

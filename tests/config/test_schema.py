@@ -116,7 +116,9 @@ def test_kinds_of_parameters():
     weights = keys_affecting("weights")
     assert {"seed", "channels", "learning_rate", "batch_size", "mixed_precision"} <= set(weights)
     assert not {"title", "epochs", "sampler", "compile", "num_processes"} & set(weights)
-    assert keys_affecting("data") == ("data", "num_scenes", "data_seed", "holdout")
+    assert keys_affecting("data") == (
+        "data", "num_scenes", "data_seed", "renderer", "clevr_assets", "cycles_samples",
+        "cycles_denoise", "holdout")
     assert keys_affecting("length") == ("epochs", "max_steps")
     assert keys_affecting("length", "data") == (*keys_affecting("data"), "epochs", "max_steps")
 

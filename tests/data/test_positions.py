@@ -3,13 +3,12 @@ import pytest
 import torch
 from conftest import SHARED
 
-from cddpm_core.config.seeds import numpy_generator
 from cddpm_core.data.dataset import IclevrDataset
 from cddpm_core.data.images import load_image
 from cddpm_core.data.labels import OBJECTS
 from cddpm_core.data.positions import find_positions, scene_layouts
 from cddpm_core.scenes.render import HEIGHT, RADIUS, WIDTH, project
-from cddpm_core.scenes.scene import sample_scene
+from cddpm_core.scenes.scene import scene_of
 
 NOISE = np.random.default_rng(0).integers(0, 255, (3, 8, 8, 3)).astype(np.uint8)
 
@@ -23,8 +22,8 @@ def test_objects_are_found_where_they_were_rendered(dataset):
     assert dataset.positions.shape == (36, 24, 2) and dataset.positions.dtype == torch.float32
     assert torch.equal(~dataset.positions[..., 0].isnan(), dataset.labels > 0.5)
     for number in range(12):
-        scene = sample_scene(numpy_generator(5, "scene", "train", number), 3)
-        x, y = np.array([(o.x, o.y) for o in scene]).T
+        scene = scene_of(5, "train", number, 3)
+        x, y = np.array([(o.x, o.y) for o in scene.objects]).T
         u, v = project(x, y, np.full_like(x, RADIUS))
         true = np.stack([u / WIDTH, v / HEIGHT], 1)
         frames = [positions_of(dataset, 3 * number + frame) for frame in range(3)]

@@ -8,8 +8,10 @@ import torch
 from cddpm_core.config.errors import UserError
 from cddpm_core.data.dataset import ConditionDataset, IclevrDataset
 from cddpm_core.evaluation import evaluate
-from cddpm_core.evaluation.evaluate import get_evaluator, sample_and_score
+from cddpm_core.evaluation.evaluate import get_evaluator, sample_and_score, second_verdict
 from cddpm_core.evaluation.evaluator import OFFICIAL_SHA256, Evaluator, build_resnet18
+from cddpm_core.evaluation.score import score
+from cddpm_core.evaluation.stand_in import WEIGHTS, released, save_stand_in
 from cddpm_core.sampling.pipeline import make_pipeline
 
 
@@ -17,7 +19,7 @@ from cddpm_core.sampling.pipeline import make_pipeline
 def evaluator() -> Evaluator:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return Evaluator(build_resnet18(), "stand-in", "0" * 64)
+        return Evaluator(build_resnet18(), "official", "0" * 64)
 
 
 @pytest.fixture
@@ -64,9 +66,33 @@ def test_the_progress_bar_counts_every_step(tiny, tiny_pipeline, evaluator, cond
     assert bars[0].n == bars[0].total > 0
 
 
-def test_a_stand_in_is_only_trained_on_demand(tiny, tmp_path):
-    assert get_evaluator(tiny, tmp_path, train=False) is None
-    assert not list(tmp_path.iterdir())
+def test_without_a_file_it_is_the_released_stand_in(tiny):
+    found = get_evaluator(tiny)
+    assert (found.kind, found.known, found.sha256) == ("stand-in", True, released().sha256)
+
+
+def test_a_users_stand_in_is_a_private_one(tiny, tmp_path):
+    path = tmp_path / "mine.safetensors"
+    save_stand_in(released(), path, {"recipe": {}})
+    found = get_evaluator(tiny.replace(evaluator=str(path)))
+    assert (found.kind, found.known) == ("stand-in", False)
+    assert get_evaluator(tiny.replace(evaluator=str(WEIGHTS))).known
+    path.write_bytes(b"hello")
+    with pytest.raises(UserError, match="expected a stand-in that"):
+        get_evaluator(tiny.replace(evaluator=str(path)))
+
+
+def test_the_released_one_gives_a_second_verdict_on_the_images_of_another(evaluator):
+    images = {name: torch.rand(32, 3, 32, 32) * 2 - 1 for name in ("test", "new_test")}
+    found = second_verdict(evaluator, images)
+    assert found["evaluator"]["released"] and found["evaluator"]["sha256"] != evaluator.sha256
+    judge = released()
+    for name, x in images.items():
+        expected = score(judge(judge.resized(x)), ConditionDataset(name).conditions)
+        part = found[name]
+        assert part["micro"] == expected["micro"] and part["images"] == 32
+        assert sum(part["image_hits"]) == part["hits"] and len(part["image_hits"]) == 32
+    assert second_verdict(judge, images) is None
 
 
 def test_a_users_evaluator_is_the_official_one(tiny, evaluator, tmp_path, monkeypatch):
@@ -74,9 +100,9 @@ def test_a_users_evaluator_is_the_official_one(tiny, evaluator, tmp_path, monkey
     torch.save({"model": evaluator.model.state_dict()}, path)
     monkeypatch.setenv("HOME", str(tmp_path))
     for given_as in (str(path), "~/checkpoint.pth"):
-        found = get_evaluator(tiny.replace(evaluator=given_as), tmp_path)
+        found = get_evaluator(tiny.replace(evaluator=given_as))
         assert found.kind == "official" and found.sha256 != OFFICIAL_SHA256 and not found.known
     images = torch.zeros(1, 3, 64, 64)
     assert torch.allclose(found(images), evaluator(images))
     with pytest.raises(UserError, match="nowhere.pth: no such file"):
-        get_evaluator(tiny.replace(evaluator=str(tmp_path / "nowhere.pth")), tmp_path)
+        get_evaluator(tiny.replace(evaluator=str(tmp_path / "nowhere.pth")))

@@ -22,9 +22,11 @@ DATA = {"kind": "rendered", "sha256": "d" * 64, "images": 36,
             {"file": "real_1.png", "objects": ["red cube", "cyan sphere"], "difference": 1.74,
              "difference_in_boxes": 2.98}],
         "pixel_mean": [-0.031, -0.052, -0.063], "pixel_std": [0.141, 0.152, 0.163]}
-EVALUATOR = {"kind": "stand-in", "sha256": "e" * 64, "known": True, "heldout_micro": 0.9876,
-             "heldout_macro": 0.98, "heldout_images": 1000, "heldout_augmented_micro": 0.97,
-             "heldout_crowded_micro": 0.96}
+EVALUATOR = {"kind": "stand-in", "sha256": "e" * 64, "known": True, "released": True,
+             "heldout_micro": 0.9876, "heldout_macro": 0.98, "heldout_images": 1000,
+             "heldout_augmented_micro": 0.97, "heldout_crowded_micro": 0.96}
+OFFICIAL = {"kind": "official", "sha256": "0" * 64, "known": True, "released": False,
+            "heldout_micro": None}
 TRAIN = {"images_per_second": 81.5, "seconds": 754.2, "steps": 1234, "images": 39488,
          "loss": 0.0421, "parameters": 3_123_456, "device": "cpu", "finished": True}
 MADE_WITH = {"machine": "a processor, 2 cores, 24 GiB", "commit": "abcdef123456"}
@@ -83,6 +85,15 @@ def noisy_scores() -> dict:
         conditions = ConditionDataset(name)
         scores[name] = score(conditions.labels + noise, conditions.conditions)
     return scores
+
+
+def second_verdict(scores: dict, fewer: int = 0) -> dict:
+    """What another evaluator says of the images of ``scores``: ``fewer`` hits in each."""
+    hits = {name: [sum(entry["hits"]) for entry in found["conditions"]]
+            for name, found in scores.items()}
+    return {"evaluator": EVALUATOR, **{
+        name: {**score_facts(scores[name]), "micro": 0.123,
+               "image_hits": [max(0, n - fewer) for n in hits[name]]} for name in scores}}
 
 
 def write_example(run: Run, **changes) -> Run:

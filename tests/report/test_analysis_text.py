@@ -8,7 +8,7 @@ from cddpm_core.report import analysis_text
 from cddpm_core.report.facts import Facts
 from cddpm_core.runs.run import Run
 
-EVALUATOR = {"kind": "stand-in", "heldout_micro": 0.99, "known": True}
+EVALUATOR = {"kind": "stand-in", "heldout_micro": 0.99, "released": True}
 
 
 @pytest.fixture
@@ -95,4 +95,4 @@ def test_nothing_is_said_before_the_stages_have_run(facts):
 def test_all_tables_name_data_and_evaluator(facts):
     for table in (analysis_text.quartile_table, analysis_text.weights_table,
                   analysis_text.distance_table, analysis_text.sampling_table):
-        assert "rendered scenes; stand-in evaluator, 0.990 micro on held-out" in table(facts)
+        assert "rendered scenes; released stand-in evaluator, 0.990 micro on" in table(facts)

@@ -17,7 +17,8 @@ from cddpm_core.report.tables import runs_table
 from cddpm_core.runs.run import Run
 
 METRICS = {"data": {"kind": "rendered"}, "train": {"seconds": 60.0},
-           "evaluator": {"kind": "stand-in", "sha256": "e" * 64, "heldout_micro": 0.99}}
+           "evaluator": {"kind": "stand-in", "sha256": "e" * 64, "released": True,
+                         "heldout_micro": 0.99}}
 
 
 def scores(missed):
@@ -63,7 +64,7 @@ def test_table_and_sentence_say_the_same(runs, tmp_path):
     assert "0.800 ± 0.248" in table and "0.800 ± 0.248" in said
     assert ("| `plain` | `guidance_scale` `1.0` | 1 | 0.500 | 0.250 | 0.500 | 0.250 "
             "| −0.208 ± 0.081 |") in table
-    assert "rendered scenes; stand-in evaluator, 0.990 micro" in table
+    assert "rendered scenes; released stand-in evaluator, 0.990 micro" in table
     assert "Fewer objects are found with `plain` than with `base` over both files." in said
     assert "The intervals cover the conditions, not the training seeds." in said
     alone = group_runs(facts(tmp_path), ["base"])

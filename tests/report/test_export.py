@@ -155,7 +155,7 @@ def test_html_loads_nothing_from_elsewhere(html):
 
 
 def test_every_figure_has_alt_text_and_caption(html):
-    page, origin = Page(html), "rendered scenes; stand-in evaluator"
+    page, origin = Page(html), "rendered scenes; released stand-in evaluator"
     images = page.of("img")
     assert len(images) == len(page.of("figcaption")) == len(page.of("figure")) > 15
     assert all(origin in image["alt"] for image in images)

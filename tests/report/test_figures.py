@@ -27,6 +27,7 @@ from cddpm_core.report.figures import (
     step_figure,
 )
 from cddpm_core.scenes.fitting import Comparison
+from cddpm_core.scenes.scene import Scene
 from cddpm_core.scheduler.process import make_scheduler
 from cddpm_core.scheduler.timesteps import sample_timesteps
 
@@ -192,6 +193,7 @@ def test_a_training_step_has_a_column_for_each_timestep_with_error_and_weight():
 
 def test_the_comparison_shows_real_rendered_and_enlarged_difference():
     real = np.full((240, 320, 3), 100, np.uint8)
-    figure = comparison_figure([Comparison("a.png", real, real + 3, (), 3.0, 2.5)])
+    scene = Scene((), np.zeros((3, 3)))
+    figure = comparison_figure([Comparison("a.png", real, real + 3, scene, 3.0, 2.5)])
     assert [axis.images[0].get_array()[0, 0, 0] for axis in figure.axes] == [100, 103, 24]
     assert figure.axes[2].get_xlabel() == "mean 3.0 of 255\nin boxes 2.5"

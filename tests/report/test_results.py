@@ -54,7 +54,7 @@ def test_seeds_have_a_row_each_and_a_mean_with_its_interval(tmp_path):
             for row in write_results(tmp_path).read_text(encoding="utf-8").splitlines()
             if row.startswith("| ")}
     assert "0.800 | 0.400 | 0.800 | 0.400" in rows["`quick`"]
-    assert "rendered scenes | stand-in evaluator, 0.988 micro on held-out scenes" in rows["`quick`"]
+    assert "rendered scenes | released stand-in evaluator, 0.988 micro on" in rows["`quick`"]
     assert "2 epochs in 12 min 34 s" in rows["`quick`"]
     assert "dpm_solver++, 25 steps, guidance 3" in rows["`quick`"]
     assert "`make report PARAMS=params/quick.yaml`" in rows["`quick`"]

@@ -4,7 +4,14 @@ import subprocess
 import sys
 
 import pytest
-from report.example_metrics import BENCH, DATA, EVALUATOR, write_example
+from report.example_metrics import (
+    BENCH,
+    DATA,
+    EVALUATOR,
+    OFFICIAL,
+    second_verdict,
+    write_example,
+)
 
 from cddpm_core.config.schema import FIELDS, Params
 from cddpm_core.report import bench_tables, captions, findings, methods, network_text, tables
@@ -79,7 +86,7 @@ def test_a_stage_that_has_not_run_is_named_with_its_command(facts):
 
 
 def test_every_figure_and_table_names_data_and_evaluator(facts):
-    origin = "rendered scenes; stand-in evaluator, 0.988 micro on held-out scenes"
+    origin = "rendered scenes; released stand-in evaluator, 0.988 micro on held-out scenes"
     for text in (tables.accuracy_table(facts), tables.object_table(facts, "test"),
                  tables.condition_table(facts, "test"), tables.timesteps_table(facts)):
         assert origin in text
@@ -104,12 +111,47 @@ def test_guidance_by_the_evaluator_is_stated_everywhere(facts, example):
 
 def test_an_official_evaluator_and_real_data_are_named_so(facts):
     assert "cannot be compared" in findings.published_text(facts)
-    facts.metrics["evaluator"] = {**EVALUATOR, "kind": "official", "heldout_micro": None}
+    facts.metrics["evaluator"] = dict(OFFICIAL)
     facts.metrics["data"] = {**DATA, "kind": "real"}
     assert facts.origin() == "real i-CLEVR images; official evaluator"
     assert "comparable with published" in findings.published_text(facts)
     facts.metrics["evaluator"]["known"] = False
     assert "unknown hash" in facts.origin()
+
+
+def test_each_evaluator_is_named_by_its_kind(facts):
+    assert "a **released stand-in**, which comes with" in methods.evaluator_text(facts)
+    assert "second verdict" not in methods.evaluator_text(facts)
+    facts.metrics["evaluator"] = {**EVALUATOR, "released": False}
+    assert "; private stand-in evaluator eeeeeeee, 0.988 micro on held-out" in facts.origin()
+    assert "private stand-in evaluator eeeeeeee" in tables.provenance_table(facts)
+    facts.metrics["second"] = second_verdict(facts.scores)
+    said = methods.evaluator_text(facts)
+    assert "a **private stand-in**:" in said and "released stand-in scores the same images" in said
+    facts.metrics["evaluator"] = OFFICIAL
+    assert "**official evaluator**" in methods.evaluator_text(facts)
+    assert "| evaluator | official evaluator |" in tables.provenance_table(facts)
+
+
+def test_two_verdicts_stand_side_by_side_and_a_difference_beyond_chance_is_named(facts, example):
+    assert findings.verdict_text(facts) == tables.verdict_table(facts) == ""
+    facts.metrics.update(evaluator=OFFICIAL, second=second_verdict(facts.scores))
+    assert "which is within chance" in findings.verdict_text(facts)
+    table = tables.verdict_table(facts)
+    assert "| official evaluator |" in table and "| 0.123 |" in table
+    assert "| released stand-in evaluator, 0.988 micro" in table
+    assert table.endswith("scored by two evaluators (rendered scenes).\n")
+    facts.metrics["second"] = second_verdict(facts.scores, fewer=2)
+    said = findings.verdict_text(facts)
+    assert "official evaluator and of the released stand-in differ by +0." in said
+    assert "more than chance allows" in said and "trained against the evaluator" in said
+    facts.metrics["second"] = second_verdict(facts.scores, fewer=-1)
+    said = findings.verdict_text(facts)
+    assert "differ by −0." in said and "trained against" not in said
+    guided = read_facts(example, facts.params.replace(evaluator_guidance=2.0))
+    guided.metrics.update(facts.metrics)
+    assert "and the released stand-in took no part in it" in findings.verdict_text(guided)
+    assert "| official evaluator; sampling was guided by this" in tables.verdict_table(guided)
 
 
 def test_layouts_are_described_if_the_network_has_any(facts, example):
@@ -181,7 +223,7 @@ def test_bench_tables_have_ratios_recipes_and_evaluator():
     text = bench_tables.race_tables(BENCH)
     assert "| `ours` | a \\| b | 100 | 1,600 | 2.5 M | 0.500 | 700 |" in text
     assert "| `seed_recipe` | a \\| b | 100 | 1,600 | 2.5 M | 0.062 | 700 |" in text
-    assert text.count("with run `quick` (rendered data;") == 2
+    assert text.count("with run `quick` (rendered scenes;") == 2
     assert text.count("trained for 3 minutes each") == 2
     assert text.count("A random guess scores 0.100.") == 1
     assert "the peer is not installed" in text

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cddpm_core.config.schema import Params
+from cddpm_core.runs import inputs as inputs_module
 from cddpm_core.runs.inputs import NEW, data_fingerprint, stage_inputs, why_run
 
 values = st.one_of(st.integers(), st.text(max_size=3), st.lists(st.integers(), max_size=2))
@@ -110,6 +111,27 @@ def test_inputs_are_what_the_notebook_declares(run, folder, tmp_path):
     assert of("report", denoise_steps=11) != report  # it lists all parameters
     weights.write_bytes(b"other weights")
     assert of("evaluate") != evaluate and of("data") == data
+
+
+def test_the_weights_of_evaluators_are_inputs_of_the_stages_that_use_one(run, tmp_path):
+    weights = tmp_path / "checkpoint.pth"
+    weights.write_bytes(b"weights")
+    params = Params(run="tiny", evaluator=str(weights))
+    for stage in ("train", "evaluate", "denoise", "analyse", "timesteps", "sampling"):
+        found = stage_inputs(ROOT / f"notebooks/{stage}.ipynb", params, run, {})["files"]
+        assert {"the evaluator", "cddpm_core/evaluator/weights.safetensors"} <= found.keys(), stage
+    assert "cddpm_core/evaluator/README.md" not in found
+
+
+def test_replaced_weights_of_the_package_are_the_reason_to_score_again(run, monkeypatch):
+    def of():
+        return stage_inputs(ROOT / "notebooks/evaluate.ipynb", Params(run="tiny"), run, {})
+
+    before, hashed = of(), inputs_module.sha256_of
+    monkeypatch.setattr(inputs_module, "sha256_of", lambda path: (
+        "other" if path.name == "weights.safetensors" else hashed(path)))
+    assert why_run({"state": "done", "inputs": before}, of()) == (
+        "cddpm_core/evaluator/weights.safetensors changed")
 
 
 def test_the_report_depends_on_other_runs_and_the_bench(run):

@@ -2,27 +2,25 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from cddpm_core.config.errors import UserError
-from cddpm_core.config.files import write_json
+from cddpm_core.config.files import sha256_of
+from cddpm_core.evaluation.stand_in import WEIGHTS
 from cddpm_core.runs.manifest import verify, write_manifest
 from cddpm_core.runs.run import Run
 
 
 @pytest.fixture
 def made(tmp_path, rendered, tiny):
-    """A run with two files, on a data folder, with a cached evaluator."""
+    """A run with two files, on a data folder, with an evaluator of the user's."""
     run = Run("made", outputs=tmp_path)
-    folder = run.cache / "evaluator/abc"
-    folder.mkdir(parents=True)
-    save_file({"weight": torch.zeros(3)}, folder / "evaluator.safetensors")
-    write_json(folder / "evaluator.json", {"sha256": "e" * 64})
+    (tmp_path / "mine.safetensors").write_bytes(b"weights")
     run.update_metrics({"evaluator": {"sha256": "e" * 64}})
     (run / "images").mkdir()
     (run / "images/0.png").write_bytes(b"picture")
     (run / ".lock").write_text("")
-    params = tiny.replace(run="made", data=str(rendered))
+    params = tiny.replace(run="made", data=str(rendered),
+                          evaluator=str(tmp_path / "mine.safetensors"))
     run.write_params(params)
     return run, write_manifest(run, params)
 
@@ -32,7 +30,8 @@ def test_holds_parameters_inputs_versions_and_every_file(made, rendered):
     assert manifest == json.loads((run / "manifest.json").read_text())
     assert manifest["params"]["seed"] == 0 and manifest["params"]["run"] == "made"
     assert set(manifest["files"]) == {"images/0.png", "metrics.json", "params.yaml"}
-    assert set(manifest["inputs"]) == {"data", "evaluator"}
+    assert set(manifest["inputs"]) == {"data", "evaluator", "released stand-in"}
+    assert manifest["inputs"]["released stand-in"]["sha256"] == sha256_of(WEIGHTS)
     assert manifest["inputs"]["data"]["path"] == str(rendered / "train.json")
     assert {"torch", "diffusers", "commit", "machine"} <= set(manifest["made_with"])
     assert torch.backends.cpu.get_cpu_capability() in manifest["made_with"]["machine"]
@@ -44,10 +43,10 @@ CHANGES = {
     "images/0.png: has changed": lambda run: (run / "images/0.png").write_bytes(b"picturf"),
     "images/0.png: does not exist any more": lambda run: (run / "images/0.png").unlink(),
     "images/1.png: did not exist when": lambda run: (run / "images/1.png").write_bytes(b"x"),
-    "evaluator.safetensors has changed": lambda run: next(
-        run.cache.rglob("evaluator.safetensors")).write_bytes(b"other"),
-    "evaluator.safetensors does not exist any more": lambda run: next(
-        run.cache.rglob("evaluator.safetensors")).unlink()}
+    "mine.safetensors has changed": lambda run: (
+        run.outputs / "mine.safetensors").write_bytes(b"other"),
+    "mine.safetensors does not exist any more": lambda run: (
+        run.outputs / "mine.safetensors").unlink()}
 
 
 @pytest.mark.parametrize("fault", CHANGES)

@@ -52,6 +52,18 @@ def test_a_mistyped_parameter_is_one_sentence_before_anything_is_written(tmp_pat
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.parametrize(("parameters", "sentence"), [
+    ({"image": "a.png"}, "unknown parameter 'image' .did you mean 'images'"),
+    ({"cell": "wide"}, "cell: expected int, found 'wide'")])
+def test_the_parameters_of_a_score_are_its_own(tmp_path, write, parameters, sentence):
+    def text(**given):
+        return parameterised(**given).replace("open_session", "score_params")
+
+    write(text(images="a.png", padding="2"))
+    with pytest.raises(ClickException, match=sentence):
+        write(text(**parameters))
+
+
 def test_other_notebooks_keep_their_own_parameters(tmp_path, write):
     text = json.dumps({"cells": [], "metadata": {"papermill": {"parameters": {"alpha": 1}}}})
     write(text)

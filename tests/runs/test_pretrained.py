@@ -5,8 +5,6 @@ from safetensors.torch import load_file
 
 from cddpm_core.config.errors import UserError
 from cddpm_core.data.labels import to_multi_hot
-from cddpm_core.evaluation import evaluate
-from cddpm_core.evaluation.evaluator import Evaluator, build_resnet18
 from cddpm_core.runs import pretrained
 from cddpm_core.runs.pretrained import open_trained, pack, pretrained_run
 from cddpm_core.runs.run import OUTPUTS, Run
@@ -21,8 +19,6 @@ WEIGHTS = "model/unet/diffusion_pytorch_model.safetensors"
 @pytest.fixture
 def outputs(tmp_path, monkeypatch):
     monkeypatch.setenv(OUTPUTS, str(tmp_path / "outputs"))
-    evaluator = Evaluator(build_resnet18(), "stand-in", "0" * 64)
-    monkeypatch.setattr(evaluate, "stand_in", lambda *_, train, **__: evaluator if train else None)
     return tmp_path / "outputs"
 
 
@@ -48,7 +44,7 @@ def test_a_packed_run_has_rounded_weights_and_their_scores(trained, tmp_path):
     assert {weight.dtype for weight in second.unet.parameters()} == {torch.float32}
     assert packed.params() == trained.params().replace(run="pretrained")
     metrics = packed.read("metrics.json")
-    assert metrics["evaluator"]["kind"] == "stand-in" and metrics["train"]["finished"]
+    assert metrics["evaluator"]["released"] and metrics["train"]["finished"]
     assert all(0 <= metrics[name]["micro"] <= 1 for name in ("test", "new_test"))
     for path in (file for file in packed.folder.rglob("*") if file.is_file()):
         assert str(tmp_path.parent).encode() not in path.read_bytes(), path
@@ -58,6 +54,7 @@ def test_a_packed_run_has_rounded_weights_and_their_scores(trained, tmp_path):
     ({}, False, "its training is not finished"),
     ({"evaluator_guidance": 1.0}, True, "without evaluator_guidance"),
     ({"data": "somewhere"}, True, "expected a run on the rendered scenes"),
+    ({"renderer": "cycles", "clevr_assets": "x"}, True, "expected a run on the rendered scenes"),
 ])
 def test_what_does_not_belong_into_the_package_is_refused(trained, tmp_path, changes, finished,
                                                           words):
@@ -73,7 +70,7 @@ def test_the_package_is_opened_only_if_no_run_is_named_and_none_is_trained(train
                                                                            capsys):
     session = open_trained({"run": "", "device": "cpu"})
     assert session.run.folder == pretrained_run().folder and session.params.device == "cpu"
-    assert session.run.cache == outputs / "cache" and session.evaluator is None
+    assert session.run.cache == outputs / "cache" and session.evaluator.known
     assert "whose weights come with the package" in capsys.readouterr().out
     again = open_trained({"run": "", "device": "cpu", "session": session, "names": []})
     assert again.run.folder == session.run.folder

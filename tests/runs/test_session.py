@@ -2,7 +2,6 @@ import pytest
 from conftest import same
 
 from cddpm_core.config.errors import UserError
-from cddpm_core.evaluation import evaluate
 from cddpm_core.runs.run import OUTPUTS, Run
 from cddpm_core.runs.session import Session, open_session
 from cddpm_core.sampling.pipeline import make_pipeline, save_pipeline
@@ -29,16 +28,12 @@ def test_a_mistyped_parameter_is_one_sentence(outputs):
         open_session({"run": "mine", "epochz": 2})
 
 
-def test_everything_is_loaded_once_when_it_is_first_used(outputs, tiny, rendered, monkeypatch):
-    run = Run("mine")
-    session = Session(run, tiny.replace(data=str(rendered)))
-    assert set(session.__dict__) == {"run", "params", "_train_evaluator"}
+def test_everything_is_loaded_once_when_it_is_first_used(outputs, tiny, rendered):
+    session = Session(Run("mine"), tiny.replace(data=str(rendered)))
+    assert set(session.__dict__) == {"run", "params"}
     assert session.source.kind == "real" and session.device.type == "cpu"
     assert len(session.dataset) == 36 and session.dataset is session.dataset
-    asked = []
-    monkeypatch.setattr(evaluate, "stand_in", lambda *_, **options: asked.append(options["train"]))
-    assert session.evaluator is session.evaluator is None and asked == [True]
-    assert Session(run, tiny, train_evaluator=False).evaluator is None and asked == [True, False]
+    assert session.evaluator is session.evaluator and session.evaluator.known
 
 
 def test_a_model_is_there_only_after_training(outputs, tiny, dataset, capsys):

@@ -29,7 +29,7 @@ def test_ends_with_the_results_and_the_two_paths(smoke):
 def test_leaves_what_other_tools_rely_on(smoke):
     metrics = smoke.read("metrics.json")
     assert metrics["data"]["kind"] == "rendered" and metrics["data"]["images"] == 72
-    assert metrics["evaluator"]["kind"] == "stand-in"
+    assert metrics["evaluator"]["released"] and metrics["second"] is None
     for part, key in [("evaluator", "heldout_micro"), ("test", "micro"), ("test", "macro"),
                       ("new_test", "micro"), ("new_test", "macro")]:
         assert 0 <= metrics[part][key] <= 1
@@ -89,13 +89,19 @@ def test_a_forced_run_keeps_the_earlier_training(smoke_copy, monkeypatch, capsys
         capsys.readouterr().out)
 
 
-def test_an_official_evaluator_is_named_as_such(smoke_copy, tmp_path):
+def test_an_official_evaluator_is_named_as_such_beside_the_released_one(smoke, smoke_copy,
+                                                                        tmp_path):
     path = tmp_path / "checkpoint.pth"
     torch.save({"model": build_resnet18().state_dict()}, path)
     run_stages(["evaluate"], smoke_copy.params().replace(evaluator=str(path)))
-    found = smoke_copy.read("metrics.json")["evaluator"]
+    metrics = smoke_copy.read("metrics.json")
+    found = metrics["evaluator"]
     assert (found["kind"], found["known"], found["heldout_micro"]) == ("official", False, None)
     assert found["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    before, second = smoke.read("metrics.json"), metrics["second"]
+    assert second["evaluator"] == before["evaluator"]
+    for name in ("test", "new_test"):  # the same images, as the released stand-in scored them
+        assert second[name].items() >= before[name].items()
 
 
 def test_papermill_alone_runs_a_notebook_on_real_data(folder, tmp_path, monkeypatch, rendered):

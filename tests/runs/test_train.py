@@ -8,7 +8,6 @@ from PIL import Image
 
 from cddpm_core.config.errors import UserError
 from cddpm_core.config.presets import to_yaml
-from cddpm_core.evaluation import evaluate, stand_in
 from cddpm_core.runs.archive import RECORD
 from cddpm_core.runs.run import OUTPUTS, Run
 from cddpm_core.runs.session import Session
@@ -23,19 +22,15 @@ ACCELERATE = ["accelerate.commands.launch", "--multi_gpu", "--num_processes=2",
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory):
-    """An outputs folder with an evaluator of little use in its cache."""
+    """An outputs folder."""
     return tmp_path_factory.mktemp("outputs")
 
 
 @pytest.fixture
 def params(tiny, outputs, rendered, monkeypatch):
-    monkeypatch.setattr(stand_in, "HELDOUT_IMAGES", 20)
     monkeypatch.setenv(OUTPUTS, str(outputs))
-    params = tiny.replace(run="one", data=str(rendered), epochs=4, evaluate_every=2,
-                          evaluator_images=64, evaluator_epochs=1, experiment_epochs=0,
-                          muon_learning_rate=0.002)
-    evaluate.get_evaluator(params, outputs / "cache")
-    return params
+    return tiny.replace(run="one", data=str(rendered), epochs=4, evaluate_every=2,
+                        experiment_epochs=0, muon_learning_rate=0.002)
 
 
 def assert_alike(one: Run, two: Run):

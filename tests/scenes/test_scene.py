@@ -13,22 +13,23 @@ from hypothesis import strategies as st
 from cddpm_core.config.errors import UserError
 from cddpm_core.data.labels import OBJECTS
 from cddpm_core.scenes import scene as module
-from cddpm_core.scenes.render import RADIUS, visible_pixels
+from cddpm_core.scenes.render import RADIUS, render_frames, visible_pixels
 from cddpm_core.scenes.scene import (
     GAP,
     MARGIN,
     MIN_PIXELS,
     MIN_VISIBLE,
     REACH,
-    render,
     sample_scene,
+    scene_of,
 )
 
 
 @settings(max_examples=60)
 @given(seed=st.integers(0, 2**63), count=st.integers(1, 5))
 def test_scenes_obey_the_rules(seed: int, count: int) -> None:
-    scene = sample_scene(np.random.default_rng(seed), count)
+    scene, shift = sample_scene(np.random.default_rng(seed), count)
+    assert shift.shape == (3, 3) and np.abs(shift).max() <= 1
     assert len(scene) == count
     assert (scene[0].x, scene[0].y) == (0, 0)
     assert len({o.name for o in scene}) == count and {o.name for o in scene} <= set(OBJECTS)
@@ -46,15 +47,17 @@ def test_scenes_obey_the_rules(seed: int, count: int) -> None:
 @given(seed=st.integers(0, 2**63))
 def test_every_object_lies_within_the_image(seed: int) -> None:
     scene = sample_scene(np.random.default_rng(seed), 5)
-    image = render(scene).astype(int)
+    image = render_frames(scene.objects)[0].astype(int)
     border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
     assert (np.ptp(border, axis=-1) < 22).all()  # the ground alone has so little colour
 
 
 def test_one_seed_one_scene() -> None:
-    first, again = (sample_scene(np.random.default_rng(7), 4) for _ in range(2))
-    assert first == again
-    assert sample_scene(np.random.default_rng(8), 4) != first
+    first, again = (scene_of(7, "train", 0, 4) for _ in range(2))
+    assert first.objects == again.objects and (first.lamp_shift == again.lamp_shift).all()
+    for other in (scene_of(8, "train", 0, 4), scene_of(7, "heldout", 0, 4),
+                  scene_of(7, "train", 1, 4)):
+        assert other.objects != first.objects and (other.lamp_shift != first.lamp_shift).all()
 
 
 @pytest.mark.parametrize("count", [0, 6])
@@ -65,7 +68,7 @@ def test_count_out_of_range(count: int) -> None:
 
 def test_label_statistics_are_as_even_as_the_labs() -> None:
     rng = np.random.default_rng(0)
-    counts = Counter(name for _ in range(400) for name in (o.name for o in sample_scene(rng, 3)))
+    counts = Counter(o.name for _ in range(400) for o in sample_scene(rng, 3).objects)
     # Each of 24 objects is one of three in an eighth of the scenes: 50 here, sd 6.6.
     assert set(counts) == set(OBJECTS)
     assert all(25 <= count <= 75 for count in counts.values())
@@ -74,12 +77,12 @@ def test_label_statistics_are_as_even_as_the_labs() -> None:
 def test_objects_follow_their_probabilities() -> None:
     probabilities = np.array([1.0 if name.endswith("cube") else 0.0 for name in OBJECTS])
     scene = sample_scene(np.random.default_rng(0), 5, probabilities / probabilities.sum())
-    assert {o.name.split()[1] for o in scene} == {"cube"}
+    assert {o.name.split()[1] for o in scene.objects} == {"cube"}
 
 
 def test_an_impossible_scene_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "GAP", 100.0)
     monkeypatch.setattr(module, "MAX_ATTEMPTS", 2)
-    assert len(sample_scene(np.random.default_rng(0), 1)) == 1
+    assert len(sample_scene(np.random.default_rng(0), 1).objects) == 1
     with pytest.raises(RuntimeError, match="no scene of .* found in 2 attempts"):
         sample_scene(np.random.default_rng(0), 2)

@@ -44,7 +44,7 @@ def edit(path: Path, old: str, new: str) -> None:
 def test_comments_docstrings_and_other_modules_do_not_matter(copy: Path) -> None:
     render = copy / "scenes/render.py"
     render.write_text(render.read_text() + "# a further comment\n")
-    edit(render, "Camera and lamps, and", "Lamps and camera, and")
+    edit(render, "The lamps of a scene, and", "A scene's lamps, and")
     (copy / "scenes/fitting.py").write_text("changed = True\n")
     # The version alone: neither numba nor torch was imported for it.
     assert version_of(copy) == renderer_version()
@@ -52,8 +52,8 @@ def test_comments_docstrings_and_other_modules_do_not_matter(copy: Path) -> None
 
 @pytest.mark.parametrize(("file", "old", "new"), [
     ("data/labels.py", "(173, 35, 35)", "(174, 35, 35)"),
-    ("scenes/raytrace.py", "RADIUS = 0.7 ", "RADIUS = 0.6 "),
-    ("scenes/scene.py", "GAP = 0.8", "GAP = 0.7"),
+    ("scenes/surfaces.py", "RADIUS = 0.58 ", "RADIUS = 0.6 "),
+    ("scenes/scene.py", "GAP = 0.663", "GAP = 0.7"),
 ])
 def test_a_colour_and_the_code_matter(copy: Path, file: str, old: str, new: str) -> None:
     edit(copy / file, old, new)

@@ -1,0 +1,64 @@
+"""The parameters of a score of images made elsewhere: of the command and of its notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from cddpm_core.config.errors import UserError
+from cddpm_core.config.files import project_root
+from cddpm_core.config.parameter import Checked, key
+from cddpm_core.config.schema import FIELDS, notebook_values
+
+__all__ = ["SCORE_FIELDS", "ScoreParams", "score_params"]
+
+PATHS = ("images", "conditions", "evaluator", "agreement")
+MANY = 100_000
+
+
+class ScoreParams(Checked):
+    """The parameters with their defaults."""
+
+    images: str = key("outputs/quick_test.png", "evaluator", "nothing",
+                      "folder of images, a grid picture, or a text file of paths")
+    conditions: str = key("test", "evaluator", "nothing",
+                          "test, new_test, or a JSON file with a list of labels for each image")
+    evaluator: str = key("", "evaluator", "nothing", FIELDS["evaluator"].help)
+    cell: int = key(0, "evaluator", "nothing", "width of an image in the grid in pixels; 0: found",
+                    low=0, high=MANY)
+    padding: int = key(-1, "evaluator", "nothing",
+                       "pixels between images in the grid; -1: found", low=-1, high=MANY)
+    columns: int = key(0, "evaluator", "nothing", "images in a row of the grid; 0: found",
+                       low=0, high=MANY)
+    tone: Literal["auto", "keep", "undo"] = key(
+        "auto", "evaluator", "nothing",
+        "keep or undo a changed tone; auto: undo a stretch of all alike")
+    out: str = key("", "evaluator", "nothing",
+                   "folder for score.json and score.png; empty: one in outputs/scores/")
+    agreement: str = key("", "evaluator", "nothing",
+                         "folder of grids with official scores to compare with; empty: none")
+
+    def grid(self) -> dict[str, int | None]:
+        """Return what is known of the grid, as `read_images` wants it."""
+        return {"cell": self.cell, "columns": self.columns,
+                "padding": self.padding if self.padding >= 0 else None}
+
+
+SCORE_FIELDS = ScoreParams.fields()
+
+
+def score_params(namespace: Mapping[str, Any]) -> ScoreParams:
+    """Return the parameters of a notebook, given its ``globals()`` right after their cell.
+
+    A path that is not below the working directory may be below the root of the checkout.
+    """
+    try:
+        found = ScoreParams(**notebook_values(namespace, ScoreParams))
+    except UserError as error:
+        raise UserError(f"notebook parameters: {error}") from None
+    elsewhere = {name: str(project_root() / getattr(found, name)) for name in PATHS}
+    return found.model_copy(update={
+        name: path for name, path in elsewhere.items()
+        if getattr(found, name) and not Path(getattr(found, name)).expanduser().exists()
+        and Path(path).exists()})

@@ -1,0 +1,101 @@
+"""The commands about evaluators, ``python -m cddpm_core evaluator <command>``, and ``score``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cddpm_core.config.score_params import SCORE_FIELDS, ScoreParams
+
+__all__ = ["evaluator_commands", "score_command"]
+
+
+def _options(*keys: str) -> Callable:
+    """Give a command options for parameters of `ScoreParams`, which checks their values."""
+    def wrap(command: Callable) -> Callable:
+        for key in reversed(keys):
+            field = SCORE_FIELDS[key]
+            command = click.option(
+                f"--{key}", default=field.default, type=str, show_default=field.default != "",
+                help=f"{field.help}.",
+                metavar="|".join(field.choices) or {"int": "NUMBER"}.get(field.type, "TEXT"),
+            )(command)
+        return command
+    return wrap
+
+
+@click.command("score")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGES...")
+@_options("conditions", "evaluator", "cell", "padding", "columns", "tone", "out")
+def score_command(images: tuple[str, ...], **options: Any) -> None:
+    """Score images made elsewhere.
+
+    IMAGES is a folder with 0.png, 1.png, ..., a grid as make_grid writes it, several files, or
+    a text or JSON file that lists them.
+    """
+    params = ScoreParams(**options)
+    from cddpm_core.evaluation.given_images import read_images
+    from cddpm_core.evaluation.given_score import given_conditions, score_given
+    from cddpm_core.report.given_scores import score_folder, score_lines, write_score
+
+    wanted = given_conditions(params.conditions)[1]
+    given = read_images(images, expected=len(wanted), **params.grid())
+    result = score_given(given, params.conditions, params.evaluator, tone=params.tone)
+    source = images[0] if len(images) == 1 else Path(images[0]).parent
+    paths = write_score(given, result, params.out or score_folder(source))
+    print(*score_lines(result), *map(os.path.relpath, paths), sep="\n")
+
+
+@click.group("evaluator", no_args_is_help=False)
+def evaluator_commands() -> None:
+    """The stand-in evaluator."""
+
+
+@evaluator_commands.command("train")
+@click.option("--out", default="", metavar="FILE",
+              help="Where to write it; default: outputs/evaluator/seed<SEED>.safetensors.")
+@click.option("--release", is_flag=True, help="Replace the one that comes with the package.")
+@click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True)
+@click.option("--images", "num_images", type=click.IntRange(min=32), default=48_000,
+              show_default=True, help="Number of rendered images.")
+@click.option("--epochs", type=click.IntRange(min=1), default=6, show_default=True)
+@click.option("--device", default="auto", show_default=True)
+def evaluator_train(**options: Any) -> None:
+    """Train a stand-in evaluator on rendered scenes, a private one or the package's."""
+    from cddpm_core.runs.make_evaluator import make_evaluator
+
+    command = " ".join(["python -m cddpm_core evaluator train", *(
+        f"--{name.removeprefix('num_')} {options[name]}"
+        for name in ("seed", "num_images", "epochs"))])
+    path, about = make_evaluator(**options, command=command)
+    print(f"{os.path.relpath(path)}: micro {about['heldout']['micro']:.4f} on held-out scenes; ",
+          "all runs use it now" if options["release"] else
+          f"use it with -p evaluator {os.path.relpath(path)}", sep="")
+
+
+@evaluator_commands.command("agreement")
+@click.argument("folder")
+@_options("evaluator", "tone", "out")
+def evaluator_agreement(folder: str, **options: Any) -> None:
+    """Compare an evaluator with official scores.
+
+    FOLDER holds grids of images and manifest.json, with the official score of each grid.
+    """
+    params = ScoreParams(**options)
+    from cddpm_core.config.files import atomic, write_json
+    from cddpm_core.evaluation.agreement import agreement
+    from cddpm_core.report.verdicts import agreement_figure, agreement_lines
+
+    found = agreement(folder, params.evaluator, tone=params.tone, desc="grids")
+    print(*agreement_lines(found), sep="\n")
+    if params.out:
+        out = Path(params.out).expanduser()
+        write_json(out / "agreement.json", found)
+        with atomic(out / "agreement.png") as temporary:
+            agreement_figure(found).savefig(temporary, format="png", dpi=150)
+        print(os.path.relpath(out / "agreement.json"), os.path.relpath(out / "agreement.png"),
+              sep="\n")
