@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import struct
-import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from isal import isal_zlib
 from PIL import Image
 
 from cddpm_core.config.errors import UserError
@@ -141,7 +141,7 @@ def _map_scenes(function: Callable, count: int, workers: int | None, progress: b
 def _png(image: np.ndarray) -> bytes:
     """Return the PNG file of a uint8 image (h, w, 3), each row with the filter "Sub".
 
-    Pillow tries every filter on every row, which takes twice the time for the same size.
+    Pillow, which tries every filter, takes many times longer for the same size; zlib four times.
     """
     height, width, _ = image.shape
     flat = image.reshape(height, -1)
@@ -149,10 +149,9 @@ def _png(image: np.ndarray) -> bytes:
     rows[:, 0] = 1  # "Sub": each pixel less its left neighbour
     rows[:, 1:4] = flat[:, :3]
     rows[:, 4:] = flat[:, 3:] - flat[:, :-3]
-    packer = zlib.compressobj(1, zlib.DEFLATED, 15, 9, zlib.Z_RLE)
     header = struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", packer.compress(rows) + packer.flush()), (b"IEND", b""))
+    chunks = (b"IHDR" + header, b"IDAT" + isal_zlib.compress(rows, 1), b"IEND")
     return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        for kind, data in chunks
+        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", isal_zlib.crc32(chunk))
+        for chunk in chunks
     )

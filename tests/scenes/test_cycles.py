@@ -23,7 +23,7 @@ from cddpm_core.data.labels import read_objects, read_train
 from cddpm_core.data.source import data_source
 from cddpm_core.runs.inputs import data_fingerprint, stage_inputs
 from cddpm_core.scenes.blender import check_assets, cycles_version, find_blender
-from cddpm_core.scenes.cycles import render_cycles_dataset
+from cddpm_core.scenes.cycles import render_by_cycles, render_cycles_dataset
 from cddpm_core.scenes.render import Lighting, object_box, project, render_frames
 from cddpm_core.scenes.scene import scene_of
 
@@ -60,6 +60,15 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cycles")
     render(folder)
     return folder
+
+
+@there
+def test_whole_scenes_are_rendered_to_an_array(rendered: Path) -> None:
+    frames = render_by_cycles([scene_of(SEED, "train", 0, 2)], assets=ASSETS, samples=4, gpu=False,
+                              progress=False)
+    assert frames.shape == (1, 240, 320, 3) and frames.dtype == np.uint8
+    away = frames[0] - pixels(images(rendered)["CLEVR_train_000000_1.png"])
+    assert np.abs(away.reshape(15, 16, 20, 16, 3).mean((1, 3))).max() < 5  # other grain
 
 
 @there
@@ -128,7 +137,7 @@ def test_the_bytes_do_not_depend_on_the_number_of_processes(rendered, tmp_path) 
 @there
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_blender_ends_with_the_process_that_started_it(tmp_path: Path, sent: int) -> None:
-    script = ("from cddpm_core.scenes.cycles import render_cycles_dataset as render; "
+    script = ("from cddpm_core.scenes.cycles import render_by_cycles, render_cycles_dataset as render; "
               f"render({str(tmp_path)!r}, num_scenes=20, seed=0, assets={str(ASSETS)!r}, "
               "samples=4, workers=2, gpu=False)")
     with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stderr=subprocess.DEVNULL,
