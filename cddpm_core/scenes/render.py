@@ -4,7 +4,7 @@ Camera, lamps, ground and rubber are those of CLEVR's public ``base_scene.blend`
 of i-CLEVR. Light is linear until the sRGB curve at the end; objects have CLEVR's published colours
 (RGB / 255 as linear albedo). Ground coordinates are CLEVR units: x to the right of the camera, y
 away from it, the origin where the object at the image centre stands. Light that is reflected more
-than once is approximated, by numbers fitted to frames that Blender's Cycles rendered of that file.
+than once is approximated, by numbers chosen by comparison with frames of Blender's Cycles.
 """
 
 from __future__ import annotations

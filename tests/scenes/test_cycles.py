@@ -137,7 +137,7 @@ def test_the_bytes_do_not_depend_on_the_number_of_processes(rendered, tmp_path) 
 @there
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_blender_ends_with_the_process_that_started_it(tmp_path: Path, sent: int) -> None:
-    script = ("from cddpm_core.scenes.cycles import render_by_cycles, render_cycles_dataset as render; "
+    script = ("from cddpm_core.scenes.cycles import render_cycles_dataset as render; "
               f"render({str(tmp_path)!r}, num_scenes=20, seed=0, assets={str(ASSETS)!r}, "
               "samples=4, workers=2, gpu=False)")
     with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stderr=subprocess.DEVNULL,
