@@ -67,7 +67,7 @@ class Params(Checked):
     evaluator: str = key("", "evaluator", "evaluator",
                          "checkpoint.pth or a private *.safetensors; empty: the released stand-in")
 
-    class_emb_size: int = key(256, "model", "weights", "width of the label and time embeddings",
+    class_emb_size: int = key(128, "model", "weights", "width of the label and time embeddings",
                               low=8, high=8_192)
     backbone: Literal["unet", "u_vit"] = key(
         "u_vit", "model", "weights",
@@ -83,12 +83,12 @@ class Params(Checked):
                                "add an embedding of the object's index to its token",
                                only_with=("conditioning", ("object_tokens",)))
     blocks: list[Annotated[int, Field(ge=0, le=1)]] = key(
-        [0, 1], "model", "weights",
+        [0, 0, 1], "model", "weights",
         "per level: 1 with attention, 0 without; mirrored on the way up")
     channels: list[Annotated[int, Field(ge=1, le=256)]] = key(
-        [1, 2], "model", "weights", "per level: width in multiples of class_emb_size // 4")
-    layers_per_block: int = key(2, "model", "weights", "residual layers per level", low=1, high=64)
-    patch_size: int = key(4, "model", "weights", "pixel-unshuffle factor at the input; 1: none",
+        [1, 2, 4], "model", "weights", "per level: width in multiples of class_emb_size // 4")
+    layers_per_block: int = key(1, "model", "weights", "residual layers per level", low=1, high=64)
+    patch_size: int = key(2, "model", "weights", "pixel-unshuffle factor at the input; 1: none",
                           low=1, high=64)
     time_scale_shift: Literal["default", "scale_shift"] = key(
         "scale_shift", "model", "weights",
@@ -122,8 +122,11 @@ class Params(Checked):
                                  low=0.1, high=MANY,
                                  only_with=("loss_weighting", ("velocity", "min_snr")))
 
+    gradient_weight: Scale = key(1.0, "noise", "weights",
+                                 "weight of the error of differences between neighbouring pixels")
+
     epochs: Count = key(2, "training", "length", "epochs to train for")
-    batch_size: int = key(32, "training", "weights", "images per training step, over all processes",
+    batch_size: int = key(16, "training", "weights", "images per training step, over all processes",
                           low=1, high=65_536)
     gradient_accumulation_steps: int = key(1, "training", "nothing",
                                            "micro-batches per training step", low=1, high=65_536)
@@ -160,8 +163,8 @@ class Params(Checked):
                          "stop after this many steps, to be resumed later; 0: no limit",
                          low=0, high=10**9)
 
-    sampler: SamplerName = key("dpm_solver++", "sampling", "sampling", "sampler")
-    num_inference_steps: Count = key(8, "sampling", "sampling", "number of sampling steps")
+    sampler: SamplerName = key("sde_dpm_solver++", "sampling", "sampling", "sampler")
+    num_inference_steps: Count = key(16, "sampling", "sampling", "number of sampling steps")
     guidance_scale: Scale = key(3.0, "sampling", "sampling",
                                 "scale of classifier-free guidance; 1: none")
     guidance_interval: list[Fraction] = key([0.0, 0.6], "sampling", "sampling",

@@ -24,7 +24,7 @@ from cddpm_core.config.schema import Params
 from cddpm_core.config.seeds import numpy_generator, torch_generator
 from cddpm_core.data.dataset import IclevrDataset
 from cddpm_core.sampling.pipeline import ClassConditionedPipeline, make_pipeline
-from cddpm_core.scheduler.loss_weight import Balance, loss_weight
+from cddpm_core.scheduler.loss_weight import Balance, loss_weight, squared_error
 from cddpm_core.scheduler.process import target
 from cddpm_core.scheduler.timesteps import sample_timesteps
 from cddpm_core.training.average import moving_average
@@ -79,7 +79,7 @@ class Trainer:
         self.peaks = [[g["lr"] for g in o.param_groups] for o in self.optimizers]
         self.ema = moving_average(self.unet, params.ema_decay) if params.ema_decay else None
         # The same split on every machine, so that results do not depend on the number of cores.
-        halves = self.device.type == "cpu" and params.batch_size >= 32
+        halves = self.device.type == "cpu" and params.batch_size >= 16
         self.side_by_side = SideBySide(2 if halves else 1)
         self.total_steps = math.ceil(params.epochs * len(dataset) / params.batch_size)
         self.counters, self.consecutive_skips = Counters(), 0
@@ -193,7 +193,7 @@ class Trainer:
         try:
             with autocast(self.device, self.params.mixed_precision):
                 output = self.network(x_t, t, labels, positions)
-            errors = ((output.float() - wanted) ** 2).mean((1, 2, 3))
+            errors = squared_error(output.float(), wanted, self.params.gradient_weight)
             loss = (errors * weight).sum()
             gradients = torch.autograd.grad(loss, self.weights, allow_unused=True)
         except TorchDynamoException as error:

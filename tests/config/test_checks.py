@@ -16,7 +16,7 @@ from cddpm_core.config.schema import resolve
     ({"guidance_interval": [0.8, 0.2]}, "guidance_interval: expected two fractions of T, the low"),
     ({"guidance_interval": [0.5]}, "guidance_interval: expected two fractions of T"),
     ({"attention_head_dim": 40}, "attention_head_dim: expected a divisor of 128"),
-    ({"blocks": [1, 1]}, "blocks: u_vit has attention only at the last level"),
+    ({"blocks": [0, 1, 1]}, "blocks: u_vit has attention only at the last level"),
     ({"class_emb_size": 30}, "class_emb_size: expected a multiple of 4, found 30"),
     ({"sampler": "ddim", "num_inference_steps": 30}, "ddim needs a divisor of num_train_timesteps"),
     ({"student_id": "0716 221"}, "student_id: expected letters, digits"),

@@ -36,7 +36,7 @@ def test_numbers_that_yaml_leaves_as_text_are_coerced(value):
 @pytest.mark.parametrize(("key", "value", "wanted"), [
     ("epochs", "4", 4), ("epochs", 4.0, 4), ("epochs", "1e2", 100), ("guidance_scale", 2, 2.0),
     ("layout", "TRUE", True), ("data", None, ""), ("student_id", 716, "716"),
-    ("blocks", (0, 1), [0, 1]), ("channels", ["1", 2.0], [1, 2]),
+    ("blocks", (0, 0, 1), [0, 0, 1]), ("channels", ["1", 2.0, 4], [1, 2, 4]),
     ("mixed_precision", yaml.safe_load("no"), "no"),
 ])
 def test_values_are_converted_to_the_type_of_the_field(key, value, wanted):

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cddpm_core.config.schema import Params
-from cddpm_core.scheduler.loss_weight import Balance, loss_weight
+from cddpm_core.scheduler.loss_weight import Balance, loss_weight, squared_error
 from cddpm_core.scheduler.process import make_scheduler, predicted_x_0, snr, target
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
@@ -88,3 +88,24 @@ def test_a_balance_round_trips_and_refuses_another_shape():
     assert torch.equal(again.means, balance.means) and torch.equal(again.counts, balance.counts)
     with pytest.raises(ValueError, match="expected means and counts of shape"):
         Balance(1000, parts=4).load_state_dict(balance.state_dict())
+
+
+@given(st.floats(0, 8), st.integers(0, 99))
+def test_the_mean_of_what_is_wanted_has_the_least_error_whatever_weighs_its_edges(weight, seed):
+    wanted = torch.randn(5, 3, 6, 4, generator=torch.Generator().manual_seed(seed)).double()
+    mean = wanted.mean(0, keepdim=True).requires_grad_()
+    error = squared_error(mean, wanted, weight)
+    assert error.shape == (5,)
+    slope, = torch.autograd.grad(error.sum(), mean)
+    assert slope.abs().max() < 1e-12
+
+
+@given(st.floats(0, 8), st.floats(-2, 2))
+def test_an_edge_counts_more_than_an_equal_shift(weight, size):
+    wanted = torch.zeros(1, 1, 4, 4).double()
+    shift, edge = torch.full_like(wanted, size), torch.full_like(wanted, size)
+    edge[..., :2] *= -1
+    assert squared_error(shift, wanted, weight).item() == pytest.approx(size**2)
+    # Of the 12 differences along x four are 2 size, those along y are 0.
+    assert squared_error(edge, wanted, weight).item() == pytest.approx(
+        size**2 * (1 + weight * 4 * 4 / 12))

@@ -118,7 +118,7 @@ def test_a_batch_in_parts_is_the_batch_as_a_whole(tiny, dataset, changes):
     params = tiny.replace(**{"batch_size": 33, **changes})
     split, whole = (Trainer(p, dataset)
                     for p in (params, params.replace(gradient_accumulation_steps=1)))
-    assert split.side_by_side.parts == (2 if params.batch_size >= 32 else 1)
+    assert split.side_by_side.parts == (2 if params.batch_size >= 16 else 1)
     whole.side_by_side.parts = 1
     for _ in range(2):
         assert float(split.update()) == pytest.approx(float(whole.update()), rel=1e-4)
