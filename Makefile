@@ -1,32 +1,58 @@
-PARAMS ?= params/quick.yaml
-RUN ?=
-DATA ?=
-EVALUATOR ?=
-FORCE ?=
-SEEDS ?= 0 1 2
-KILLS ?= 100
-CASES ?= 2000
-MINUTES ?= 3
-EPOCHS ?= 1
+# What is given after make, as in make report PARAMS=params/mine.yaml. A variable of the shell with
+# such a name means something else, so it is named and not used.
+OURS := PARAMS RUN DATA EVALUATOR FORCE SEEDS KILLS CASES MINUTES EPOCHS EXPERIMENTS STAGE ARGS
+$(foreach name,$(OURS),$(if $(findstring environment,$(origin $(name))),$(warning $(name) of the \
+	environment is not used; give it after make, as in make report $(name)=...)))
+PARAMS = params/quick.yaml
+RUN =
+DATA =
+EVALUATOR =
+FORCE =
+SEEDS = 0 1 2
+KILLS = 100
+CASES = 2000
+MINUTES = 3
+EPOCHS = 1
+EXPERIMENTS =
+STAGE =
+ARGS =
+# Handed on by the environment, where the shell changes nothing in them.
+export PARAMS RUN DATA EVALUATOR
+
+# Python and pip work as they do by themselves. Where packages come from is up to the machine.
+SOURCES := $(addprefix PIP_,INDEX_URL EXTRA_INDEX_URL NO_INDEX FIND_LINKS TRUSTED_HOST PROXY CERT \
+	CLIENT_CERT TIMEOUT RETRIES CACHE_DIR NO_CACHE_DIR CONFIG_FILE KEYRING_PROVIDER) \
+	$(addprefix UV_,INDEX INDEX_URL DEFAULT_INDEX EXTRA_INDEX_URL FIND_LINKS OFFLINE NO_INDEX \
+	CACHE_DIR NATIVE_TLS SYSTEM_CERTS INSECURE_HOST HTTP_TIMEOUT KEYRING_PROVIDER LINK_MODE)
+unexport $(filter-out $(SOURCES),$(filter PYTHON% PIP_% UV_%,$(.VARIABLES)))
+export PIP_USER := 0
 
 VENV := .venv
 READY := $(VENV)/.ready
 CDDPM := $(VENV)/bin/python -m cddpm_core
-OPTIONS = --params "$(PARAMS)" $(if $(RUN),--run "$(RUN)") $(if $(DATA),--data "$(DATA)") \
-	$(if $(EVALUATOR),--evaluator "$(EVALUATOR)") $(if $(filter-out 0,$(FORCE)),--force)
+NAMED = $(if $(RUN),--run "$$RUN")
+OPTIONS = --params "$$PARAMS" $(NAMED) $(if $(DATA),--data "$$DATA") \
+	$(if $(EVALUATOR),--evaluator "$$EVALUATOR") $(if $(filter-out 0,$(FORCE)),--force)
+# make report AUTHOR="..." STUDENT_ID=...: taken only from the command line of make, and handed on by
+# the environment, where the shell changes nothing in them.
+given = $(if $(findstring command,$(origin $(1))),-p $(2) "$$$(1)")
+ABOUT = $(call given,TITLE,title) $(call given,AUTHOR,author) $(call given,STUDENT_ID,student_id) \
+	$(call given,COURSE,course) $(call given,DATE,date) $(call given,ABSTRACT,abstract) \
+	$(call given,LANGUAGE,language)
+BOTH := [timesteps, sampling]
 RECIPE := params/ablations/recipe.yaml
-INPUTS = $(if $(DATA),-p data "$(DATA)") $(if $(EVALUATOR),-p evaluator "$(EVALUATOR)")
+INPUTS = $(if $(DATA),-p data "$$DATA") $(if $(EVALUATOR),-p evaluator "$$EVALUATOR")
 
 .PHONY: report stage seeds ablations experiments verify submission bench lab test torture env clean-env
 
 report: $(READY)
-	$(CDDPM) report $(OPTIONS)
+	$(CDDPM) report $(OPTIONS) $(ABOUT) $(if $(filter-out 0,$(EXPERIMENTS)),-p experiments "$(BOTH)")
 
 stage: $(READY)
-	$(CDDPM) stage $(STAGE) $(OPTIONS)
+	$(CDDPM) stage $(STAGE) $(OPTIONS) $(ABOUT)
 
 seeds: $(READY)
-	$(CDDPM) sweep "$(PARAMS)" --seeds $(SEEDS) $(INPUTS)
+	$(CDDPM) sweep "$$PARAMS" --seeds $(SEEDS) $(INPUTS)
 
 ablations: $(READY)
 	$(CDDPM) sweep $(RECIPE) $(filter-out $(RECIPE),$(sort $(wildcard params/ablations/*.yaml))) \
@@ -36,14 +62,14 @@ experiments: $(READY)
 	for file in params/experiments/*.yaml; do $(CDDPM) report --params $$file $(INPUTS) || exit; done
 
 verify: $(READY)
-	$(CDDPM) verify $(if $(RUN),--run "$(RUN)")
+	$(CDDPM) verify $(NAMED)
 
 submission: $(READY)
-	$(CDDPM) submission $(if $(RUN),--run "$(RUN)")
+	$(CDDPM) submission $(NAMED)
 
 bench: $(READY)
 	-$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[test,bench]'
-	$(CDDPM) bench --minutes "$(MINUTES)" $(if $(RUN),--run "$(RUN)")
+	$(CDDPM) bench --minutes "$(MINUTES)" $(NAMED)
 
 lab: $(READY)
 	$(CDDPM) lab

@@ -7,6 +7,11 @@ that needs no network does not wait for torch.
 
 from importlib import import_module
 
+from cddpm_core.config.environment import check_interpreter, wait_without_spinning
+
+check_interpreter()
+wait_without_spinning()
+
 _NAMES = {
     "config.errors": ("UserError",),
     "config.schema": ("Params", "resolve"),

@@ -14,17 +14,21 @@ from typing import Any
 
 import click
 
+from cddpm_core.config.environment import own_environment, settle
 from cddpm_core.config.errors import UserError
 from cddpm_core.config.files import project_root, unwritable
 from cddpm_core.config.presets import read_params
 from cddpm_core.config.schema import Params
 from cddpm_core.evaluator_commands import evaluator_commands, score_command
+from cddpm_core.import_command import import_command
+from cddpm_core.user_commands import lab_command, submission_command
 
 __all__ = ["main"]
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit code; a user's mistake is one sentence and 2."""
+    settle()
     try:
         try:
             return commands.main(arguments, "python -m cddpm_core", standalone_mode=False) or 0
@@ -60,7 +64,8 @@ def _parameters(command: Callable) -> Callable:
     @functools.wraps(command)
     def wrapped(file: str, changes: Any, run: str, data: str, evaluator: str,
                 **options: Any) -> None:
-        command(read_params(file, changes, run=run, data=data, evaluator=evaluator), **options)
+        command(read_params(file, changes, run=run, data=data, evaluator=evaluator,
+                            words=bool(options.get("init"))), **options)
 
     return wrapped
 
@@ -73,11 +78,23 @@ def commands() -> None:
 @commands.command()
 @_parameters
 @FORCE
-def report(params: Params, force: bool) -> None:
+@click.option("--init", is_flag=True, help="Only write files for your own introduction, "
+              "discussion and conclusion, with hints.")
+def report(params: Params, force: bool, init: bool) -> None:
     """Run all stages, with the experiments of the params file, and write the report."""
+    if init:
+        from cddpm_core.report.author import init_words
+
+        print(*map(os.path.relpath, init_words(params.words)), sep="\n")
+        return
     from cddpm_core.report.summary import run_lines
+    from cddpm_core.runs.estimate import experiments_line
+    from cddpm_core.runs.run import Run
     from cddpm_core.runs.stages import run_stages, with_needs
 
+    if params.experiments:
+        print(experiments_line(params.experiments, params,
+                               Run(params.run).read("metrics.json")), flush=True)
     run = run_stages(with_needs("report", params.experiments), params, force=force)
     pages = _export(run)
     print(*run_lines(run.read("metrics.json")), *pages, sep="\n")
@@ -107,7 +124,8 @@ def stage(params: Params, stage: str, force: bool) -> None:
     run = run_stages(with_needs(stage, params.experiments), params, force=force)
     if stage == "report":
         _export(run)
-    print(os.path.relpath(run / f"{stage}.ipynb"))
+    if (run / f"{stage}.ipynb").exists():  # not after a model was imported
+        print(os.path.relpath(run / f"{stage}.ipynb"))
 
 
 @commands.command()
@@ -161,16 +179,6 @@ def verify(run_name: str) -> None:
 
 @commands.command()
 @RUN
-def submission(run_name: str) -> None:
-    """Pack report, code and images of a run into one zip."""
-    from cddpm_core.runs.run import Run
-    from cddpm_core.runs.submission import write_submission
-
-    print(os.path.relpath(write_submission(Run(run_name))))
-
-
-@commands.command()
-@RUN
 @click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True,
               help="Repetitions of each variant.")
 @click.option("--minutes", type=float, default=3.0, show_default=True,
@@ -217,15 +225,6 @@ def results() -> None:
     print(os.path.relpath(write_results()))
 
 
-@commands.command()
-def lab() -> int:
-    """Open JupyterLab on the notebooks."""
-    # Jupyter refuses to run as root, the usual user of a container, without this option.
-    root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-    return subprocess.call([sys.executable, "-m", "jupyter", "lab", *root],
-                           cwd=project_root() / "notebooks")
-
-
 @commands.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
 @click.argument("more", nargs=-1, type=click.UNPROCESSED, metavar="[PYTEST ARGUMENTS]...")
 def test(more: Sequence[str]) -> int:
@@ -234,11 +233,13 @@ def test(more: Sequence[str]) -> int:
     # the order that tests/conftest.py gives them.
     workers = str(min(4, os.cpu_count() or 1))
     return subprocess.call([sys.executable, "-m", "pytest", "-n", workers, "--dist", "loadfile",
-                            "--no-loadscope-reorder", *more], cwd=project_root())
+                            "--no-loadscope-reorder", *more], cwd=project_root(),
+                           env=os.environ | own_environment())
 
 
-commands.add_command(evaluator_commands)
-commands.add_command(score_command)
+for command in (evaluator_commands, score_command, import_command, lab_command,
+                submission_command):
+    commands.add_command(command)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -6,6 +6,9 @@ the scope "session" are shared by all tests of a process and must not be changed
 
 from __future__ import annotations
 
+import cddpm_core  # noqa: F401  it sets how threads wait, before torch is loaded
+
+# isort: split
 import contextlib
 import io
 import json
@@ -205,7 +208,7 @@ def chromium():
 
 
 # What makes the run of params/smoke.yaml faster still.
-SMALLER = {"num_scenes": 24, "heldout_scenes": 4, "class_emb_size": 32, "num_train_timesteps": 20,
+SMALLER = {"num_scenes": 24, "heldout_scenes": 6, "class_emb_size": 32, "num_train_timesteps": 20,
            "num_inference_steps": 4, "analysis_images": 8}
 
 

@@ -14,20 +14,26 @@ import zipfile
 from contextlib import suppress
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import psutil
 import pytest
 import torch
 import yaml
+from click.testing import CliRunner
 from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from papermill.cli import papermill as papermill_command
+from papermill.engines import NBClientEngine
 from PIL import Image
+from runs.test_papermill_engine import found_in, notebook, parameters_after
 
 from cddpm_core.config.errors import UserError
-from cddpm_core.config.presets import read_yaml
-from cddpm_core.config.schema import FIELDS, Params, resolve
-from cddpm_core.data.images import load_image
+from cddpm_core.config.presets import parse_yaml, read_yaml
+from cddpm_core.config.schema import FIELDS, Params, coerce, resolve
+from cddpm_core.data.dataset import IclevrDataset
+from cddpm_core.data.images import check_folder, load_image
 from cddpm_core.data.labels import (
     OBJECTS,
     condition_file,
@@ -36,9 +42,13 @@ from cddpm_core.data.labels import (
     read_train,
 )
 from cddpm_core.evaluation.evaluator import build_resnet18, load_official
+from cddpm_core.evaluation.given_images import read_images
 from cddpm_core.evaluation.stand_in import WEIGHTS, load_stand_in
-from cddpm_core.runs.run import Run
+from cddpm_core.evaluation.weights import find_weights, read_weights
+from cddpm_core.runs.importing import import_model
+from cddpm_core.runs.run import OUTPUTS, Run
 from cddpm_core.sampling.pipeline import load_pipeline, save_pipeline
+from cddpm_core.scenes.fitting import reference_frames
 from cddpm_core.training.trainer import Trainer
 
 CASES = int(os.environ.get("CDDPM_CASES", "0"))
@@ -141,6 +151,46 @@ yaml_values = json_values | st.dates() | st.lists(st.integers(-3, 10**30), max_s
 QUICK = (ROOT / "params/quick.yaml").read_bytes()
 
 
+def _folder(path: Path, found: dict) -> None:
+    """Make a folder of files, of links to text, and of folders."""
+    for name, content in found.items():
+        with suppress(OSError, ValueError):  # a name that no file can have, or that there is
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, bytes):
+                (path / name).write_bytes(content)
+            else:
+                (path / name).symlink_to(content)
+
+
+NAMES = ["CLEVR_train_000000_0.png", "CLEVR_train_000000_1.png"]
+asked_names = st.sampled_from(NAMES).flatmap(lambda name: st.sampled_from(
+    [name, name.upper(), f"iclevr/{name}", f"C:\\x\\{name}", name[:-4], f"../{name}", "/", ".", ""])
+) | st.text(max_size=6)
+there_names = st.sampled_from(NAMES).flatmap(lambda name: st.sampled_from(
+    [name, name.upper(), f"iclevr/{name}", f"iclevr/iclevr/{name}", f"images/._{name}",
+     f"iclevr\\{name}", f"a/b/c/d/{name}", f"__MACOSX/{name}", f"{name[:-3]}jpg", f"{name}/x"]))
+
+
+@given(st.data())
+@cases(100)
+def test_data_folders(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("set")
+    labels = data.draw(st.dictionaries(asked_names, st.lists(st.sampled_from(OBJECTS), max_size=3),
+                                       max_size=3))
+    text = json.dumps(labels, indent=1).encode(data.draw(st.sampled_from(
+        ["utf-8", "utf-8-sig", "utf-16", "utf-32-le"])))
+    content = st.just(PICTURES[0]) | st.sampled_from(PICTURES).flatmap(damaged) | st.sampled_from(
+        ["nowhere", ".", "iclevr", "train.json"])
+    _folder(folder, data.draw(st.dictionaries(there_names, content, max_size=6)) | {
+        "train.json": data.draw(st.just(text) | damaged(text))})
+    skip = data.draw(st.sampled_from(["error", "skip"]))
+    for read in (check_folder, lambda *a: IclevrDataset(a[0], 8, missing=a[1]),
+                 lambda *a: read_images(a[0]), lambda *a: reference_frames(a[0])):
+        found = result_or_sentence(read, folder, skip)
+        if isinstance(found, IclevrDataset):
+            assert len(found) == len(found.pixels) <= len(labels) or not labels
+
+
 def read_params(path) -> Params:
     return resolve(read_yaml(path), str(path))
 
@@ -157,6 +207,52 @@ def test_params_files(tmp_path, content):
     found = result_or_sentence(read_params, path)
     if found is not None:
         assert resolve(found.to_dict()) == found
+
+
+numbers = st.from_regex(r"[-+]?[0-9_.:eExX]{1,9}", fullmatch=True)
+typed = numbers | st.text(max_size=8) | st.sampled_from([
+    "0716221", "0042", "no", "Yes", "~", "null", "None", "True", "2020-99-99", "1.10", "[0, 1]",
+    "[007, no]", "'a'", "# a", "a: b", "漢 {x}", "-p", "!!int 7", "&a 1", "\\n", "'\"\\"])
+
+
+@given(st.sampled_from(list(FIELDS)), typed, st.sampled_from(["-p", "-r", "-f", "-y"]))
+@cases(100)
+def test_values_given_to_papermill(tmp_path_factory, key, text, option):
+    """What is typed arrives as it is, or is refused in one sentence."""
+    folder = tmp_path_factory.mktemp("papermill")
+    nbformat.write(notebook(), folder / "a.ipynb")
+    (folder / "a.yaml").write_text(f"{key}: {text}", encoding="utf-8", errors="ignore")
+    read = {"-f": lambda: read_yaml(folder / "a.yaml"),
+            "-y": lambda: parse_yaml(f"{key}: {text}", "-y")}.get(option, lambda: {key: text})
+    wanted = result_or_sentence(lambda: {name: coerce(name, value)
+                                         for name, value in read().items()})
+    given = {"-f": [folder / "a.yaml"], "-y": [f"{key}: {text}"]}.get(option, [key, text])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(NBClientEngine, "execute_managed_notebook", lambda *_, **__: None)
+        done = CliRunner().invoke(papermill_command, [
+            *map(str, (folder / "a.ipynb", folder / "mine/a.ipynb", option, *given))])
+    if done.exit_code == 0:
+        found = {"run": "", "data": "", **wanted}
+        assert found_in(folder / "mine/a.ipynb")[0] == found
+    else:
+        assert not (folder / "mine").exists() and (wanted is None or key == "run")
+
+
+names = st.sampled_from(["run", "seed", "epochs", "student_id", "epochz", "x"])
+values = st.one_of(st.integers(), st.text(max_size=5).map(repr), st.sampled_from(
+    ["x", "[1]", "None", "-1", "1e3", "seed", "f()", "'a' 'b'", "1 if x else 2"]))
+lines = st.one_of(
+    st.builds("{}: int = {}".format, names, values), st.builds("{} = {}".format, names, values),
+    st.sampled_from(["# Parameters", "import os", "", "del x", "x: int", "for seed in (1,): pass",
+                     "run, p = 1, 2", "%time 1", "s = f(globals())", "'text'"]))
+
+
+@given(st.lists(st.lists(lines, max_size=5).map("\n".join), max_size=6))
+@cases(100)
+def test_cells_of_a_notebook(cells):
+    """Whatever was run, a parameter has a value that some cell's text gives it."""
+    found = result_or_sentence(parameters_after, cells)
+    assert found is None or all(name in "\n".join(cells) for name in found[0])
 
 
 LAUGHS = "\n".join(["a0: &a0 [ha, ha, ha, ha, ha, ha, ha, ha, ha]"] + [
@@ -320,6 +416,51 @@ def test_evaluators_of_other_shapes(tmp_path, official, data):
     result_or_sentence(load_official, path)
     path.write_bytes(path.read_bytes()[:data.draw(st.integers(0, 10**6))])
     assert result_or_sentence(load_official, path) is None
+
+
+class Small(torch.nn.Module):
+    """A network whose weights are looked for."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = torch.nn.Conv2d(3, 2, 1), torch.nn.BatchNorm2d(2)
+
+
+SMALL = Small().state_dict()
+keys = st.sampled_from(["model", "ema", "state_dict", "module", "_orig_mod", "net", 0]) | st.text(
+    max_size=4)
+
+
+@given(st.data())
+@cases(100)
+def test_weights_as_people_have_them(tmp_path, data):
+    dtype = data.draw(st.sampled_from([torch.float32, torch.float16, torch.bfloat16]))
+    prefix = "".join(f"{key}." for key in data.draw(st.lists(keys, max_size=3)))
+    content = {f"{prefix}{name}": weight.to(dtype) if weight.is_floating_point() else weight
+               for name, weight in SMALL.items()}
+    for key in data.draw(st.lists(keys, max_size=4)):
+        content = {key: content, "beside": data.draw(
+            json_values | st.just(torch.zeros(2)) | st.just(np.float64(0.5)) | st.just(SMALL))}
+    path = tmp_path / "weights.pth"
+    torch.save(content, path, _use_new_zipfile_serialization=data.draw(st.booleans()))
+    found = find_weights(read_weights(path, "expected weights", 10**6), SMALL)
+    assert not found.problem and found.state.keys() == SMALL.keys()
+    path.write_bytes(data.draw(damaged(path.read_bytes())))
+    content = result_or_sentence(read_weights, path, "expected weights", 10**6)
+    assert isinstance(find_weights(content, SMALL).problem, str)
+
+
+@given(st.data())
+@cases(20, 0.2)
+def test_imported_models(tmp_path_factory, checkpoint, tiny, rendered, data):
+    folder = tmp_path_factory.mktemp("import")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(OUTPUTS, str(folder / "outputs"))
+        content = checkpoint.read_bytes()
+        (folder / "checkpoint.pt").write_bytes(data.draw(st.just(content) | damaged(content)))
+        params = tiny.replace(run="x", data=str(rendered))
+        found = result_or_sentence(import_model, folder / "checkpoint.pt", params)
+        assert found is None or (found / "model/unet/config.json").exists()
 
 
 @given(st.data())

@@ -1,5 +1,6 @@
-"""The explore notebook in a real JupyterLab, driven in a real browser."""
+"""Notebooks in a real JupyterLab, driven in a real browser."""
 
+import json
 import re
 import socket
 import subprocess
@@ -13,7 +14,10 @@ from conftest import ROOT
 
 @pytest.fixture
 def lab(smoke_copy, tmp_path):
-    """The address of a JupyterLab with a copy of the notebook, set to a finished run."""
+    """The address of a JupyterLab with a copy of the notebook, set to a finished run.
+
+    Its root is that of a project: ``notebooks`` and ``outputs`` are in it.
+    """
     folder = tmp_path / "notebooks"
     folder.mkdir()
     text = (ROOT / "notebooks/explore.ipynb").read_text()
@@ -29,7 +33,7 @@ def lab(smoke_copy, tmp_path):
              f"--port={port}", "--ip=127.0.0.1", "--IdentityProvider.token=",
              "--LabApp.news_url=None",
              "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"],
-            cwd=folder, stdout=log, stderr=log)
+            cwd=tmp_path, stdout=log, stderr=log)
     address = f"http://127.0.0.1:{port}"
     try:
         for _ in range(240):
@@ -63,7 +67,7 @@ def run_until_sampled(page):
 
 def test_objects_are_chosen_and_the_image_changes(chromium, lab):
     page = chromium.new_page(viewport={"width": 1400, "height": 3000})
-    page.goto(f"{lab}/lab/tree/explore.ipynb")
+    page.goto(f"{lab}/lab/tree/notebooks/explore.ipynb")
     page.locator(".jp-Notebook").wait_for(timeout=60_000)
     run_until_sampled(page)
     image, score = page.locator("img.sampled-image"), page.locator(".sampled-score")
@@ -82,3 +86,23 @@ def test_objects_are_chosen_and_the_image_changes(chromium, lab):
     assert "red sphere" not in page.locator(".sampled-score").inner_text()
     assert page.locator(".jp-OutputArea-output[data-mime-type*='error']").count() == 0
     page.close()
+
+
+def test_the_report_notebook_shows_its_pictures_and_exports_itself(chromium, lab, smoke_copy):
+    page = chromium.new_page(viewport={"width": 1400, "height": 3000})
+    page.goto(f"{lab}/lab/tree/outputs/{smoke_copy.name}/report.ipynb")
+    page.locator(".jp-Notebook").wait_for(timeout=60_000)
+    page.locator(".jp-Dialog button.jp-mod-accept").or_(
+        page.locator(".jp-RenderedMarkdown img").first).first.wait_for(timeout=60_000)
+    page.wait_for_function("""() => {
+        const shown = [...document.querySelectorAll('.jp-RenderedMarkdown img')];
+        return shown.length > 3 && shown.every(i => i.complete && i.naturalWidth > 0)}""",
+        timeout=60_000)
+    page.close()
+    with urllib.request.urlopen(f"{lab}/api/nbconvert") as answer:  # what the menu offers
+        offered = json.load(answer)
+    assert {"lab-report-html", "lab-report-pdf"} <= offered.keys()
+    address = f"{lab}/nbconvert/lab-report-pdf/outputs/{smoke_copy.name}/report.ipynb"
+    with urllib.request.urlopen(address, timeout=300) as answer:
+        assert answer.headers["Content-Type"] == "application/pdf"
+        assert answer.read() == (smoke_copy / "report.pdf").read_bytes()

@@ -7,9 +7,10 @@ hardly affect them.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from statistics import median
 from typing import Any
@@ -66,11 +67,11 @@ def run_bench(run: Run, out: Run, *, repeats: int = 3, scenes: int = 200, steps:
             leaves them out.
         factors: by which `scale.run_scale` multiplies sizes; none leaves it out.
 
-    Each of ``rendering``, ``training_vs_plain_loop`` and ``sampling_vs_seed_loop`` has
-    the ``ratio`` (median, min and max over the turns), the seconds and the peak memory in MiB
-    of both variants. ``arithmetic`` compares the operations per second of training with those
-    of large matrix products. torch counts the forward and backward pass, a multiplication and
-    addition as two operations; the optimiser is not counted.
+    Each of ``rendering``, ``training_vs_plain_loop``, ``training_two_at_once`` and
+    ``sampling_vs_seed_loop`` has the ``ratio`` (median, min and max over the turns), the seconds
+    and the peak memory in MiB of both variants. ``arithmetic`` compares the operations per second
+    of training with those of large matrix products. torch counts the forward and backward pass, a
+    multiplication and addition as two operations; the optimiser is not counted.
     """
     params = run.params()
     device = device_of(params)
@@ -79,10 +80,11 @@ def run_bench(run: Run, out: Run, *, repeats: int = 3, scenes: int = 200, steps:
     folder, outputs = str(source.folder), str(run.outputs)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     kinds = ("float32", "bfloat16") if computes_bf16(device) else ("float32",)
-    with progress(total=(6 + len(kinds)) * repeats, desc="bench", unit="turn") as bar:
+    with progress(total=(7 + len(kinds)) * repeats, desc="bench", unit="turn") as bar:
         one, all_cores = _take_turns(repeats, bar, (render, scenes, 1), (render, scenes, cores))
         plain, ours = _take_turns(repeats, bar, (train_plain, run.name, outputs, folder, steps),
                                   (train, run.name, outputs, folder, steps))
+        both, alone = _two_at_once(repeats, bar, (train, run.name, outputs, folder, steps))
         loop, batch = _take_turns(
             repeats, bar, (sample_one_by_one, run.name, outputs, loop_images),
             (sample_in_batches, run.name, outputs))
@@ -103,6 +105,9 @@ def run_bench(run: Run, out: Run, *, repeats: int = 3, scenes: int = 200, steps:
             **_compare(plain, ours, "plain_loop", "ours"),
             "images_per_second": {"plain_loop": size / median(plain["seconds"]),
                                   "ours": rate}},
+        "training_two_at_once": {
+            "what": "two trainings at once, each with all cores, against one alone",
+            **_compare(both, alone, "two_at_once", "alone")},
         "arithmetic": {
             "training_flops_per_image": per_image, "training_flops_per_second": rate * per_image,
             "matrix_flops_per_second": {
@@ -137,10 +142,8 @@ def _take_turns(repeats: int, bar: Any, *variants: Sequence[Any]) -> list[dict[s
     A function returns seconds, and a value or None. Its first turn, which loads and compiles,
     is not counted.
     """
-    spawn = multiprocessing.get_context("spawn")
-    pools = [ProcessPoolExecutor(1, mp_context=spawn) for _ in variants]
     found = [{"seconds": [], "values": []} for _ in variants]
-    try:
+    with _processes(len(variants)) as pools:
         for turn in range(repeats + 1):
             for pool, variant, into in zip(pools, variants, found, strict=True):
                 seconds, value = pool.submit(*variant).result()
@@ -150,10 +153,34 @@ def _take_turns(repeats: int, bar: Any, *variants: Sequence[Any]) -> list[dict[s
                     bar.update()
         for pool, into in zip(pools, found, strict=True):
             into["peak_mib"] = pool.submit(peak_mib).result()
+    return found
+
+
+def _two_at_once(repeats: int, bar: Any, variant: Sequence[Any]) -> list[dict[str, Any]]:
+    """Return what `_take_turns` does of a variant in two processes at once, and in one alone."""
+    both, alone = found = [{"seconds": []}, {"seconds": []}]
+    with _processes(2) as pools:
+        for turn in range(repeats + 1):
+            times = [pools[0].submit(*variant).result()[0], *(
+                future.result()[0] for future in [pool.submit(*variant) for pool in pools])]
+            if turn:
+                alone["seconds"].append(times[0])
+                both["seconds"].append(max(times[1:]))
+                bar.update()
+        peaks = [pool.submit(peak_mib).result() for pool in pools]
+    both["peak_mib"], alone["peak_mib"] = sum(peaks), peaks[0]
+    return found
+
+
+@contextlib.contextmanager
+def _processes(count: int) -> Iterator[list[ProcessPoolExecutor]]:
+    spawn = multiprocessing.get_context("spawn")
+    pools = [ProcessPoolExecutor(1, mp_context=spawn) for _ in range(count)]
+    try:
+        yield pools
     finally:
         for pool in pools:
             pool.shutdown()
-    return found
 
 
 def _compare(slow: dict[str, Any], fast: dict[str, Any], slow_name: str,

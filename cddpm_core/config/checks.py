@@ -20,7 +20,7 @@ def check_together(p: Params) -> None:
     if not re.fullmatch("([A-Za-z0-9][A-Za-z0-9_-]*)?", p.student_id):
         raise UserError(f"student_id: expected letters, digits, '_' and '-', found "
                         f"{shown(p.student_id)}")
-    if not re.fullmatch("[a-z]{2,3}", p.language):
+    if not re.fullmatch("[a-z]{2,3}(-[A-Z][A-Za-z]{1,3})?", p.language):
         raise UserError("language: expected a code of two or three lower-case letters such as "
                         f"'en' or 'zh', found {shown(p.language)}")
     if p.renderer == "cycles" and not (p.data or p.clevr_assets):

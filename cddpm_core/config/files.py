@@ -15,13 +15,13 @@ from typing import Any
 
 import psutil
 
-from cddpm_core.config.errors import UserError, shown
+from cddpm_core.config.errors import UserError, did_you_mean, shown
 
-__all__ = ["SCHEMA", "atomic", "check_schema", "project_root", "read_json", "remove_leftovers",
-           "sha256_of", "unwritable", "write_json"]
+__all__ = ["SCHEMA", "atomic", "check_schema", "project_root", "read_json", "read_text",
+           "remove_leftovers", "sha256_of", "unwritable", "write_json"]
 
 SCHEMA = 1  # of the files of a run
-MAX_JSON = 50_000_000  # bytes of a JSON file of an unknown source
+MAX_TEXT = 50_000_000  # bytes of a text file of an unknown source
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
 
 
@@ -104,19 +104,59 @@ def sha256_of(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_json(path: str | Path) -> Any:
-    """Return the content of a JSON file; `UserError` if it is missing or malformed."""
+def read_text(path: str | Path) -> str:
+    """Return a text file in any encoding of Unicode, without its byte order mark.
+
+    Raises `UserError` if it is missing, in another encoding, or too large.
+    """
     path = Path(path)
     try:
-        if path.stat().st_size > MAX_JSON:
-            raise UserError(f"{path}: expected at most {MAX_JSON:,} bytes, "
-                            f"found {path.stat().st_size:,}")
-        return json.loads(path.read_text(encoding="utf-8"))
+        if (size := path.stat().st_size) > MAX_TEXT:
+            raise UserError(f"{path}: expected at most {MAX_TEXT:,} bytes, found {size:,}")
+        content = path.read_bytes()
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        near = did_you_mean(path.name, _names_beside(path))
+        raise UserError(f"{path}: no such file{near}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    try:
+        return content.decode(json.detect_encoding(content))
+    except UnicodeDecodeError as error:
+        line = content[:error.start].count(b"\n") + 1
+        raise UserError(f"{path}: cannot be read as text, line {line} is not {error.encoding}; "
+                        "save it as UTF-8") from None
+
+
+def _names_beside(path: Path) -> list[str]:
+    with contextlib.suppress(OSError):
+        return [other.name for other in path.parent.iterdir()]
+    return []
+
+
+def read_json(path: str | Path) -> Any:
+    """Return the content of a JSON file, see `read_text`.
+
+    Raises `UserError` if it is missing or malformed, or gives one key two values.
+    """
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        for key, value in pairs if len(found) < len(pairs) else ():
+            if found[key] != value:
+                raise UserError(f"{path}: {shown(key)} is there twice, with different values")
+        return found
+
+    def refuse(constant: str) -> None:
+        # Outside of strings, which the first alternative skips.
+        found = re.finditer(r'"(?:[^"\\]|\\.)*"|(NaN|-?Infinity)', text)
+        at = next(match.start() for match in found if match[1])
+        raise json.JSONDecodeError(f"{constant} is no value of JSON", text, at)
+
+    text = read_text(path)
+    try:
+        return json.loads(text, object_pairs_hook=once, parse_constant=refuse)
     except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path}: malformed JSON at line {error.lineno}, column {error.colno}: {error.msg}"
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
+        why = error.msg if text.strip() else "the file is empty"
+        raise UserError(f"{path}: malformed JSON at line {error.lineno}, column {error.colno}: "
+                        f"{why}") from None
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error})") from None

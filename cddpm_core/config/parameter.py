@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ __all__ = ["Checked", "Parameter", "about", "convert", "key", "sentence"]
 
 Chapter = Literal["run", "data", "evaluator", "model", "noise", "training", "sampling",
                   "experiments", "report"]
+BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 Affects = Literal["weights", "data", "length", "evaluator", "sampling", "report", "nothing"]
 
 
@@ -98,7 +100,8 @@ def convert(value: Any, kind: Any) -> Any:
     """Return ``value`` as the type ``kind``, where YAML or a command line wrote another one.
 
     Text that is a number becomes one, whole floats become integers, nothing becomes empty text.
-    A boolean is never a number. Raises `ValueError` with what was expected.
+    A boolean is never a number. A number or boolean is no text: YAML reads
+    0716 as 462, and no as false. Raises `ValueError` with what was expected.
     """
     wanted = type_text(kind)
     if get_origin(kind) is list:
@@ -109,19 +112,28 @@ def convert(value: Any, kind: Any) -> Any:
         return "no"  # what YAML 1.1 makes of an unquoted no
     plain = isinstance(value, str | int | float) and not isinstance(value, bool)
     try:
-        if wanted == "bool" and str(value).lower() in ("true", "false"):
-            return str(value).lower() == "true"
-        if wanted == "int" and plain and float(value) == int(float(value)):
-            return value if isinstance(value, int) else int(float(value))
+        if wanted == "bool" and str(value).lower() in BOOLEANS:
+            return BOOLEANS[str(value).lower()]
+        if wanted == "int" and plain:
+            return _whole(value)
         if wanted == "float" and plain and math.isfinite(float(value)):
             return float(value)
         if wanted == "str" and value is None:
             return ""
-        if wanted == "str" and plain:
-            return str(value)
+        if wanted == "str" and isinstance(value, str):
+            return value
     except (ValueError, OverflowError):
         pass
     raise ValueError(f"expected {wanted}, found {shown(value)}")
+
+
+def _whole(number: str | float) -> int:
+    """A whole number, also one of more digits than a float has."""
+    with contextlib.suppress(ValueError):
+        return int(str(number))
+    if float(number) != int(float(number)):
+        raise ValueError
+    return int(float(number))
 
 
 def sentence(error: ValidationError, fields: Mapping[str, Parameter]) -> str:
@@ -138,4 +150,17 @@ def sentence(error: ValidationError, fields: Mapping[str, Parameter]) -> str:
         return f"{key}: found {found}, expected at least {limits['ge']:,.10g}"
     if fault["type"] == "less_than_equal":
         return f"{key}: found {found}, expected at most {limits['le']:,.10g}"
-    return f"{key}: {limits.get('error', fault['msg'])}"
+    return f"{key}: {limits.get('error', fault['msg'])}{_how(fields[key], fault['input'])}"
+
+
+def _how(parameter: Parameter, found: Any) -> str:
+    """How a value is given that YAML or papermill's command line reads as something else."""
+    if parameter.type.startswith("list") and isinstance(found, str):
+        items = found if found.startswith("[") else "[...]"
+        return f"; give papermill a list as -y '{parameter.name}: {items}' or in a file with -f"
+    if parameter.type == "list[str]":
+        return "; write each in quotes"
+    if parameter.type == "str" and isinstance(found, bool | int | float):
+        return (f"; it may not be what was typed: write it in quotes, or give it to papermill as "
+                f"-r {parameter.name} TEXT")
+    return ""

@@ -63,6 +63,9 @@ class Params(Checked):
     holdout: Literal["none", "test_conditions"] = key(
         "none", "data", "data",
         "training images to leave out: none, or those with a test condition")
+    missing: Literal["error", "skip"] = key(
+        "error", "data", "nothing",
+        "if images that train.json names are not there: stop, or leave them out")
 
     evaluator: str = key("", "evaluator", "evaluator",
                          "checkpoint.pth or a private *.safetensors; empty: the released stand-in")
@@ -197,17 +200,27 @@ class Params(Checked):
         low=0, high=MANY)
     reference: str = key("", "experiments", "report",
                          "folder with real images to compare the rendered ones with; empty: none")
-    analysis_images: int = key(128, "experiments", "report",
+    analysis_images: int = key(1000, "experiments", "report",
                                "number of sampled images to compare with held-out ones",
                                low=2, high=MANY)
-    denoise_steps: int = key(12, "experiments", "report", "images shown of a denoising trajectory",
+    denoise_steps: int = key(10, "experiments", "report", "images shown of a denoising trajectory",
                              low=10, high=1_000)
 
     title: str = key("Conditional DDPM on i-CLEVR", "report", "report", "title of the report")
     author: str = key("", "report", "report", "author of the report")
     student_id: str = key("", "report", "report",
                           "number after the author, and in the name of the submission")
-    language: str = key("en", "report", "report", "language code of the report, such as en or zh")
+    course: str = key("", "report", "report", "name of the course, below the author")
+    date: str = key("", "report", "report", "date on the report; empty: today")
+    abstract: str = key("", "report", "report", "abstract, in Markdown")
+    language: str = key("en", "report", "report",
+                        "language code of the report, such as en or zh")
+    words: str = key("", "report", "report",
+                     "folder of introduction.md and so on; empty: report/ in the run's folder")
+    computed_discussion: bool = key(True, "report", "report",
+                                    "keep the computed sentences beside the author's own")
+    all_parameters: bool = key(False, "report", "report",
+                               "list all parameters in the appendix, not only those changed")
     font_paths: list[str] = key([], "report", "report",
                                 "font files for characters that the default fonts lack")
     runs: list[str] = key([], "report", "report", "names of runs to compare with in the report")

@@ -1,32 +1,39 @@
 """Params files: flat YAML, read strictly and written in the order of the schema.
 
-Aliases, double keys and large files are refused, and text stays as it was typed. What the
+Aliases, double keys and large files are refused, and every value stays as it was typed. What the
 values mean and which are allowed is up to the schema.
 """
 
 from __future__ import annotations
 
+import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
 from cddpm_core.config.errors import UserError, did_you_mean, shown
-from cddpm_core.config.files import project_root
+from cddpm_core.config.files import project_root, read_text
 from cddpm_core.config.schema import FIELDS, Params, coerce, resolve
 
-__all__ = ["PATHS", "absolute", "read_params", "read_yaml", "to_yaml"]
+__all__ = ["PATHS", "absolute", "parse_yaml", "read_params", "read_yaml", "to_yaml"]
 
 # parameters that are paths
-PATHS = ("data", "blender", "clevr_assets", "evaluator", "reference", "font_paths")
+PATHS = ("data", "blender", "clevr_assets", "evaluator", "reference", "font_paths", "words")
 
-MAX_BYTES = 100_000  # of a params file
+MAX_LENGTH = 100_000  # of a params file
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML without aliases, which can stand for more than a machine holds, and double keys."""
+    """YAML whose values are texts as they were typed, or nothing: 0716 is no octal number here.
+
+    Aliases, which can stand for more than a machine holds, and double keys are refused.
+    """
+
+    yaml_implicit_resolvers: ClassVar[dict] = {}
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -38,34 +45,36 @@ class _PlainLoader(yaml.SafeLoader):
         twice = [key for key, count in Counter(keys).items() if count > 1]
         if twice:
             raise yaml.YAMLError(f"{shown(twice[0])} is given twice")
-        found = super().construct_mapping(node, deep)
-        for key, value in node.value:  # text stays as it is typed: 0716 is no octal number
-            if (FIELDS.get(key.value) and FIELDS[key.value].type == "str" and isinstance(
-                    value, yaml.ScalarNode) and not value.tag.endswith(":null")):
-                found[key.value] = value.value
-        return found
+        return super().construct_mapping(node, deep)
+
+
+_PlainLoader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("(~|null|Null|NULL|)$"),
+                                   ["~", "n", "N", ""])
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Return the flat mapping of a params file; `UserError` names the file and the fault."""
     path = Path(path)
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise UserError(f"{path}: expected a params file of at most {MAX_BYTES:,} bytes, "
-                            f"found {path.stat().st_size:,}")
-        found = yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)
-    except FileNotFoundError:
+    if not path.exists():
         near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.yaml")])
-        raise UserError(f"{path}: no such params file{near}") from None
-    except UserError:
-        raise
+        raise UserError(f"{path}: no such params file{near}")
+    return parse_yaml(read_text(path), str(path))
+
+
+def parse_yaml(text: str, where: str) -> dict[str, Any]:
+    """Return a flat mapping that is given as YAML; `UserError` names ``where`` and the fault."""
+    if len(text) > MAX_LENGTH:
+        raise UserError(f"{where}: expected at most {MAX_LENGTH:,} characters of parameters, "
+                        f"found {len(text):,}")
+    try:
+        found = yaml.load(text, _PlainLoader)
     except Exception as error:  # PyYAML meets strange text with errors of many types
         reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{path}: not readable as YAML ({reason})") from None
+        raise UserError(f"{where}: not readable as YAML ({reason})") from None
     if found is None:
         return {}
     if not isinstance(found, dict):
-        raise UserError(f"{path}: expected a mapping of parameter to value, "
+        raise UserError(f"{where}: expected a mapping of parameter to value, "
                         f"found {type(found).__name__}")
     return found
 
@@ -76,17 +85,20 @@ def to_yaml(p: Params) -> str:
 
 
 def read_params(file: str, changes: Sequence[tuple[str, str]] = (), *, run: str = "",
-                data: str = "", evaluator: str = "") -> Params:
+                data: str = "", evaluator: str = "", words: bool = False) -> Params:
     """Return the parameters of a params file, with the values of the command line over them.
 
-    ``changes`` are pairs of key and text. Paths are made absolute. Raises `UserError`.
+    ``changes`` are pairs of key and text. Paths are made absolute. The folder ``report`` beside the
+    file holds the author's words, if it is there or ``words`` says so. Raises `UserError`.
     """
-    path = Path(file)
+    path = Path(os.path.expanduser(file))
     if not path.exists() and (project_root() / path).exists():
         path = project_root() / path
     values = {key: coerce(key, value, str(path)) for key, value in read_yaml(path).items()}
     values |= {key: coerce(key, _value(key, text), "-p") for key, text in changes}
     values |= {key: text for key, text in (("data", data), ("evaluator", evaluator)) if text}
+    if not values.get("words") and (words or (path.parent / "report").is_dir()):
+        values["words"] = str(path.parent / "report")
     values |= {key: absolute(values[key]) for key in PATHS if key in values}
     return resolve({**values, "run": run or values.get("run") or path.stem},
                    f"{path} with -p" if changes else str(path))
@@ -96,14 +108,15 @@ def absolute(given: str | list[str]) -> str | list[str]:
     """Return a path, or each of a list of paths, made absolute; empty text stays empty."""
     if isinstance(given, list):
         return [absolute(path) for path in given]
-    return str(Path(given).expanduser().absolute()) if given else given
+    # Unlike Path.expanduser, this leaves alone what only looks like a home, a folder ~old say.
+    return str(Path(os.path.expanduser(given)).absolute()) if given else given
 
 
 def _value(key: str, text: str) -> Any:
-    """Text as YAML has it, unless the parameter is text: a title may hold a colon or be 'yes'."""
+    """Text as YAML has it, unless the parameter is text: a title may hold a colon or be 'null'."""
     if key in FIELDS and FIELDS[key].type == "str":
         return text
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _PlainLoader)
     except (yaml.YAMLError, ValueError):
         return text

@@ -4,37 +4,25 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
-import psutil
 from tqdm import tqdm
 from tqdm.auto import tqdm as auto_tqdm
 
-__all__ = ["HEADLESS", "by_hand", "headless", "papermill_output", "progress"]
+__all__ = ["HEADLESS", "by_hand", "headless", "progress"]
 
 HEADLESS = "CDDPM_HEADLESS"  # set while the pipeline runs a notebook
 
 
-def _parent_command() -> list[str]:
-    try:
-        return psutil.Process(os.getppid()).cmdline()
-    except psutil.Error:
-        return []
-
-
-def papermill_output() -> Path | None:
-    """The output notebook of the ``papermill`` command this kernel was started by, if any."""
-    command = _parent_command()
-    notebooks = [Path(word) for word in command if word.endswith(".ipynb")]
-    if any("papermill" in Path(word).name for word in command[:3]) and len(notebooks) == 2:
-        return notebooks[1].absolute()
-    return None
-
-
 def headless() -> bool:
-    """True in a kernel that papermill drives, where nobody watches a live widget."""
-    return HEADLESS in os.environ or papermill_output() is not None
+    """True in a kernel that a program drives, papermill say, where nobody watches a live widget."""
+    if HEADLESS in os.environ:
+        return True
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    kernel = getattr(shell, "kernel", None)
+    # Programs say that they cannot be asked for input, which JupyterLab and its like can.
+    return kernel is not None and not kernel.get_parent().get("content", {}).get(
+        "allow_stdin", True)
 
 
 def by_hand() -> bool:

@@ -2,12 +2,12 @@
 
 A params file is flat YAML. Papermill reads YAML 1.1, where ``1e-5`` is a string and ``no`` a
 boolean, so each value is converted to the type that its field declares, and refused if it cannot
-be. `Params` (in ``params.py``) declares the fields; this module answers questions about them.
+be, or may not be what was typed. `Params` (in ``params.py``) declares the fields; this module
+answers questions about them.
 """
 
 from __future__ import annotations
 
-import types
 from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any
@@ -15,11 +15,11 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from cddpm_core.config.errors import UserError, did_you_mean, shown
-from cddpm_core.config.parameter import Checked, Parameter, convert, sentence
+from cddpm_core.config.parameter import Parameter, convert, sentence
 from cddpm_core.config.params import FIELDS, Params
 
-__all__ = ["CHAPTERS", "FIELDS", "Parameter", "Params", "applies", "coerce", "from_notebook",
-           "keys_affecting", "keys_in", "notebook_values", "resolve", "sampling_variants"]
+__all__ = ["CHAPTERS", "FIELDS", "Parameter", "Params", "applies", "coerce",
+           "keys_affecting", "keys_in", "resolve", "sampling_variants"]
 
 CHAPTERS = tuple(dict.fromkeys(field.chapter for field in FIELDS.values()))
 
@@ -84,28 +84,3 @@ def resolve(values: Mapping[str, Any], where: str = "") -> Params:
         return Params(**values)
     except UserError as error:
         raise UserError(f"{where}: {error}" if where else str(error)) from None
-
-
-def from_notebook(namespace: Mapping[str, Any],
-                  base: Mapping[str, Any] | None = None) -> Params:
-    """Return `Params` from a notebook's ``globals()``, right after its parameters cell.
-
-    Every plain value there is taken for a parameter, so a mistyped ``-p epoch 2`` is found,
-    although papermill only warns about it. Once the notebook holds a `Params`, later cells have
-    run and defined variables of their own, which are ignored. ``base`` has the values of the keys
-    that the notebook does not declare.
-    """
-    return resolve({**(base or {}), **notebook_values(namespace, Params)}, "notebook parameters")
-
-
-def notebook_values(namespace: Mapping[str, Any], kind: type[Checked]) -> dict[str, Any]:
-    """Return the values in a notebook's ``globals()`` that are, or are taken for, parameters of a
-    ``kind``; see `from_notebook`."""
-    plain = (str, int, float, bool, list, tuple, dict, types.NoneType)
-    values = {key: value for key, value in namespace.items()
-              if isinstance(value, plain) and not key.startswith("_")
-              and key not in ("In", "Out", "exit", "quit")
-              and not key.startswith("PAPERMILL_")}
-    if any(isinstance(value, kind) for value in namespace.values()):
-        values = {key: value for key, value in values.items() if key in kind.model_fields}
-    return values

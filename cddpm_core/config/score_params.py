@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from cddpm_core.config.cells import cell_parameters
 from cddpm_core.config.errors import UserError
 from cddpm_core.config.files import project_root
 from cddpm_core.config.parameter import Checked, key
-from cddpm_core.config.schema import FIELDS, notebook_values
+from cddpm_core.config.schema import FIELDS
 
 __all__ = ["SCORE_FIELDS", "ScoreParams", "score_params"]
 
@@ -49,12 +50,12 @@ SCORE_FIELDS = ScoreParams.fields()
 
 
 def score_params(namespace: Mapping[str, Any]) -> ScoreParams:
-    """Return the parameters of a notebook, given its ``globals()`` right after their cell.
+    """Return the parameters of a notebook, given its ``globals()``; see `cell_parameters`.
 
     A path that is not below the working directory may be below the root of the checkout.
     """
     try:
-        found = ScoreParams(**notebook_values(namespace, ScoreParams))
+        found = ScoreParams(**cell_parameters(namespace, ScoreParams)[0])
     except UserError as error:
         raise UserError(f"notebook parameters: {error}") from None
     elsewhere = {name: str(project_root() / getattr(found, name)) for name in PATHS}

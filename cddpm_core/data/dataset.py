@@ -18,7 +18,7 @@ from cddpm_core.config.errors import UserError
 from cddpm_core.config.files import atomic
 from cddpm_core.config.progress import progress
 from cddpm_core.data import labels as label_files
-from cddpm_core.data.images import image_paths, load_image, to_float
+from cddpm_core.data.images import find_images, load_image, to_float
 from cddpm_core.data.positions import find_positions, scene_layouts
 
 __all__ = ["ConditionDataset", "IclevrDataset"]
@@ -37,25 +37,28 @@ class IclevrDataset(Dataset):
             221 MB for the lab's 18,009 images, instead of reading files again.
         cache: a folder to keep that resized set in. It is read from there while names, sizes and
             times of the image files, and the code that reads them, stay the same.
+        missing: "error", or "skip" to leave out images that are named but not there.
 
     Raises `UserError` for label files and images that are missing or cannot be read.
     """
 
     def __init__(self, folder: str | Path, image_size: int = 64, in_memory: bool = True,
-                 leave_out: Iterable[Iterable[str]] = (), cache: str | Path | None = None) -> None:
+                 leave_out: Iterable[Iterable[str]] = (), cache: str | Path | None = None,
+                 missing: str = "error") -> None:
         folder = Path(folder)
         train = label_files.read_train(folder / "train.json")
         if (folder / "objects.json").exists():
             label_files.read_objects(folder / "objects.json")
         hidden = {frozenset(names) for names in leave_out}
-        self._listed = train
-        train = {file: names for file, names in train.items() if frozenset(names) not in hidden}
-        if not train:
+        paths = find_images(folder, list(train), missing)
+        # An image that is left out still locates what the next frame of its scene adds.
+        self._listed = [(file, path, train[file]) for file, path in paths.items()]
+        kept = {path: names for _, path, names in self._listed if frozenset(names) not in hidden}
+        if not kept:
             raise UserError(f"{folder / 'train.json'}: expected conditions that are not left out, "
                             "found none")
         self.folder, self.image_size = folder, image_size
-        self.files = image_paths(folder, list(train))
-        self.conditions = list(train.values())
+        self.files, self.conditions = list(kept), list(kept.values())
         self.labels = torch.stack([label_files.to_multi_hot(names) for names in self.conditions])
         self.pixels = None
         if in_memory:
@@ -112,18 +115,17 @@ class IclevrDataset(Dataset):
     @functools.cached_property
     def positions(self) -> torch.Tensor:
         """The position of each object in each image, float (N, 24, 2); see `find_positions`."""
-        listed = list(self._listed)
-        number = {file: i for i, file in enumerate(listed)}
-        rows = [number[path.name] for path in self.files]
+        files, paths, conditions = zip(*self._listed, strict=True)
+        number = {path: i for i, path in enumerate(paths)}
+        rows = [number[path] for path in self.files]
         kept = dict(zip(rows, range(len(self)), strict=True))
 
         def read(index: int) -> np.ndarray:
             if index in kept and self.pixels is not None:
                 return self.pixels[kept[index]]
-            # An image that is left out still locates what the next frame of its scene adds.
-            return load_image(self.files[0].with_name(listed[index]), self.image_size)
+            return load_image(paths[index], self.image_size)
 
-        found = find_positions(listed, list(self._listed.values()), read, wanted=rows)
+        found = find_positions(files, conditions, read, wanted=rows)
         return torch.from_numpy(found[rows])
 
     def layouts(self) -> np.ndarray:

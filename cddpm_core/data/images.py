@@ -5,8 +5,8 @@ They lie in one of `IMAGE_FOLDERS`; ``train.json`` and ``objects.json`` beside i
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,11 @@ import torch
 from PIL import Image
 
 from cddpm_core.config.errors import UserError
+from cddpm_core.config.folders import ARCHIVES, FolderFiles, archives, elsewhere, look_up
 from cddpm_core.data.labels import read_train
 
-__all__ = ["IMAGE_FOLDERS", "FolderFiles", "check_folder", "find_image", "folder_files",
-           "image_paths", "load_image", "open_image", "to_float"]
+__all__ = ["IMAGE_FOLDERS", "check_folder", "find_images", "folder_files", "load_image",
+           "open_image", "to_float"]
 
 MAX_PIXELS = 30_000_000  # of an image file, of which memory has to hold several copies
 IMAGE_FOLDERS = ("iclevr", "images", ".")
@@ -38,6 +39,8 @@ def open_image(path: str | Path) -> Image.Image:
     Raises `UserError` for a missing or unreadable file.
     """
     try:
+        if not os.path.getsize(path):
+            raise ValueError("the file is empty")
         with Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width} x {image.height} pixels, expected at most "
@@ -62,53 +65,36 @@ def to_float(pixels: np.ndarray | torch.Tensor) -> torch.Tensor:
     return channels_first.float() / 127.5 - 1
 
 
-@dataclass(frozen=True)
-class FolderFiles:
-    """The images of a data folder; ``images`` is the subfolder that holds them.
-
-    ``missing`` files are named but absent, ``surplus`` PNG files are present but not named.
-    """
-
-    images: Path
-    named: tuple[str, ...]
-    missing: tuple[str, ...]
-    surplus: tuple[str, ...]
-
-
 def folder_files(folder: str | Path, named: Sequence[str] | None = None) -> FolderFiles:
-    """Return which images a data folder has; ``named`` are by default those of ``train.json``."""
+    """Return which images a data folder has, see `look_up`; ``named``: those of ``train.json``."""
     folder = Path(folder).expanduser()
     named = list(read_train(folder / "train.json")) if named is None else named
-    present = {part: {p.name for p in (folder / part).iterdir()} if (folder / part).is_dir()
-               else set() for part in IMAGE_FOLDERS}
-    part = max(IMAGE_FOLDERS, key=lambda name: sum(file in present[name] for file in named))
-    pictures = {name for name in present[part] if name.lower().endswith(".png")}
-    return FolderFiles(folder / part, tuple(named),
-                       tuple(file for file in named if file not in present[part]),
-                       tuple(sorted(pictures - set(named))))
+    return look_up(folder, named, IMAGE_FOLDERS)
 
 
-def image_paths(folder: Path, named: Sequence[str]) -> list[Path]:
-    """Return the paths of the images of a data folder; `UserError` if one is missing."""
+def find_images(folder: Path, named: Sequence[str], missing: str = "error") -> dict[str, Path]:
+    """Return the paths of the named images of a data folder.
+
+    Raises `UserError` if one is missing; with ``missing`` "skip" only if all are.
+    """
     files = folder_files(folder, named)
-    if files.missing:
+    if files.missing and (missing == "error" or not files.found):
         surplus = (f", and {len(files.surplus)} are there that it does not name"
                    if files.surplus else "")
+        skip = "; missing: skip leaves them out" if files.found else ""
         raise UserError(f"{files.images / files.missing[0]}: no such image; {len(files.missing)} "
-                        f"of the {len(named)} images that train.json names are missing{surplus}")
-    return [files.images / file for file in named]
+                        f"of the {len(named)} images that train.json names are missing"
+                        f"{surplus}{archives(folder)}{skip}")
+    return files.found
 
 
-def find_image(folder: Path, name: str) -> Path:
-    """Return the path of one image of a data folder, whichever of `IMAGE_FOLDERS` it is in."""
-    paths = [folder / part / name for part in IMAGE_FOLDERS]
-    return next((path for path in paths if path.exists()), paths[-1])
-
-
-def check_folder(folder: str | Path) -> None:
+def check_folder(folder: str | Path, missing: str = "error") -> None:
     """Raise `UserError` if a data folder lacks labels or images; reads no image."""
     folder = Path(folder).expanduser()
     if not folder.is_dir():
+        unpack = "; unpack it first" if folder.suffix.lower() in ARCHIVES else ""
         raise UserError(f"data: {folder} is not a folder, expected one with train.json "
-                        "and the images")
-    image_paths(folder, list(read_train(folder / "train.json")))
+                        f"and the images{unpack}")
+    if not (folder / "train.json").exists():
+        raise UserError(f"{folder / 'train.json'}: no such file{elsewhere(folder, 'train.json')}")
+    find_images(folder, list(read_train(folder / "train.json")), missing)

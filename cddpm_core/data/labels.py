@@ -76,17 +76,24 @@ def from_multi_hot(multi_hot: torch.Tensor) -> tuple[str, ...]:
 
 
 def read_objects(path: str | Path) -> dict[str, int]:
-    """Return ``objects.json``, which must give the 24 names the indices the evaluator knows."""
+    """Return ``objects.json``: the 24 names with indices, each another one.
+
+    They need not be those of the evaluator's outputs: labels are names everywhere else, and these
+    have their place in `OBJECTS`.
+    """
     found = read_json(path)
     if not isinstance(found, dict):
         raise UserError(f"{path}: expected names with indices, found {type(found).__name__}")
+    names: dict[int, str] = {}
     for name in {**found, **_INDEX}:
         if name not in _INDEX:
             raise UserError(f"{path}: unknown object {shown(name)}{did_you_mean(name, OBJECTS)}")
         if name not in found:
             raise UserError(f"{path}: {name!r} is missing, expected all {len(OBJECTS)} objects")
-        if found[name] != _INDEX[name]:
-            raise UserError(f"{path}: {name!r} has index {shown(found[name])}, expected "
+        index = found[name]
+        if type(index) is not int or names.setdefault(index, name) != name:
+            other = f", which is that of {names[index]!r}" if type(index) is int else ""
+            raise UserError(f"{path}: {name!r} has index {shown(index)}{other}, expected "
                             f"{_INDEX[name]}")
     return found
 
@@ -95,7 +102,8 @@ def read_train(path: str | Path) -> dict[str, tuple[str, ...]]:
     """Return ``train.json``: file name -> condition, in file order."""
     found = read_json(path)
     if not isinstance(found, dict) or not found:
-        raise UserError(f"{path}: expected a non-empty object of file name to label list")
+        raise UserError(f"{path}: expected a non-empty object of file name to label list, found "
+                        f"{shown(found)}")
     return {file: check_names(names, f"{path}: {shown(file)}") for file, names in found.items()}
 
 
@@ -103,7 +111,7 @@ def read_conditions(path: str | Path) -> list[tuple[str, ...]]:
     """Return a condition file such as ``test.json``: a list of conditions, in file order."""
     found = read_json(path)
     if not isinstance(found, list) or not found:
-        raise UserError(f"{path}: expected a non-empty list of label lists")
+        raise UserError(f"{path}: expected a non-empty list of label lists, found {shown(found)}")
     return [check_names(names, f"{path}: row {row}") for row, names in enumerate(found)]
 
 

@@ -16,9 +16,9 @@ from torch.nn import functional as F
 
 from cddpm_core.data.labels import OBJECTS
 
-__all__ = ["find_positions", "scene_layouts"]
+__all__ = ["find_positions", "scene_layouts", "scene_numbers"]
 
-_FRAME = re.compile(r"(.*_)(\d+)\.\w+")
+_FRAME = re.compile(r"(.*_)(\d+)(\.\w+)?")
 _FRACTION = 0.4  # of the greatest difference: below it lie shadows
 
 
@@ -38,6 +38,26 @@ def _smooth(difference: np.ndarray) -> np.ndarray:
     return F.avg_pool2d(padded, 3, stride=1)[0].numpy()
 
 
+def _frames_before(files: Sequence[str], conditions: Sequence[Sequence[str]]) -> dict[int, int]:
+    """The number of each frame that adds an object to another, and that of the other."""
+    frames = [_FRAME.fullmatch(file.lower()) for file in files]
+    number = {(match[1], int(match[2])): i for i, match in enumerate(frames) if match}
+    before = {}
+    for i, (match, names) in enumerate(zip(frames, conditions, strict=True)):
+        j = number.get((match[1], int(match[2]) - 1)) if match else None
+        if j is not None and tuple(names[:-1]) == tuple(conditions[j]):
+            before[i] = j
+    return before
+
+
+def scene_numbers(files: Sequence[str], conditions: Sequence[Sequence[str]]) -> np.ndarray:
+    """Return a number for each image (N,) that frames of one scene share: that of the first."""
+    scenes, before = np.arange(len(files)), _frames_before(files, conditions)
+    for i in sorted(before, key=lambda i: len(conditions[i])):
+        scenes[i] = scenes[before[i]]
+    return scenes
+
+
 def find_positions(files: Sequence[str], conditions: Sequence[Sequence[str]],
                    read: Callable[[int], np.ndarray],
                    wanted: Iterable[int] | None = None) -> np.ndarray:
@@ -49,15 +69,8 @@ def find_positions(files: Sequence[str], conditions: Sequence[Sequence[str]],
     the same position, which is where the first frames differ most from one another.
     """
     positions = np.full((len(files), len(OBJECTS), 2), np.nan, np.float32)
-    number = {file: i for i, file in enumerate(files)}
-    before, first = {}, []
-    for i, (file, names) in enumerate(zip(files, conditions, strict=True)):
-        match = _FRAME.fullmatch(file)
-        j = number.get(f"{match[1]}{int(match[2]) - 1}{file[match.end(2):]}") if match else None
-        if j is not None and tuple(names[:-1]) == tuple(conditions[j]):
-            before[i] = j
-        elif len(names) == 1:
-            first.append(i)
+    before = _frames_before(files, conditions)
+    first = [i for i, names in enumerate(conditions) if i not in before and len(names) == 1]
     if not before or len(first) < 2:
         return positions
     some = np.stack([read(i) for i in first[:1000]]).astype(np.float32)

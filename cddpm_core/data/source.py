@@ -41,7 +41,7 @@ def data_source(params: Params, cache: Path) -> DataSource:
     """
     if params.data:
         folder = Path(params.data).expanduser()
-        check_folder(folder)
+        check_folder(folder, params.missing)
         kind = "cycles" if (folder / "cycles.json").exists() else "real"
         return DataSource(kind, folder, None, sha256_of(folder / "train.json"))
     from cddpm_core.scenes.version import scenes_version
@@ -79,4 +79,4 @@ def left_out(params: Params) -> set[frozenset[str]]:
 def load_dataset(params: Params, cache: Path) -> IclevrDataset:
     """Return the training images of a configuration; ``cache`` keeps what was rendered and read."""
     return IclevrDataset(data_source(params, cache).folder, params.image_size, params.in_memory,
-                         left_out(params), cache / "pixels")
+                         left_out(params), cache / "pixels", params.missing)

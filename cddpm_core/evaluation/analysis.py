@@ -1,4 +1,4 @@
-"""Closer looks at a trained model: errors by noise level, memorisation and diversity."""
+"""Closer looks at a trained model: errors by noise level, and memorisation."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from cddpm_core.config.seeds import torch_generator
 from cddpm_core.data.dataset import IclevrDataset
 from cddpm_core.data.labels import to_multi_hot
 from cddpm_core.evaluation.evaluator import Evaluator
+from cddpm_core.evaluation.fidelity import LEVELS
 from cddpm_core.evaluation.score import score
 from cddpm_core.sampling.denoiser import Denoiser
 from cddpm_core.sampling.pipeline import ClassConditionedPipeline
 from cddpm_core.sampling.sample import image_seeds, sample
 from cddpm_core.scheduler.process import predicted_epsilon
 
-__all__ = ["frechet_distance", "kernel_distance", "mean_distance", "nearest", "quartile_errors",
-           "reconstruct"]
+__all__ = ["nearest", "quartile_errors", "reconstruct"]
 
 
 @torch.no_grad()
@@ -102,48 +102,4 @@ def nearest(images: torch.Tensor, dataset: IclevrDataset,
         distance, where = torch.cdist(images.flatten(1), others).min(1)
         index = torch.where(distance < best, torch.from_numpy(rows)[where], index)
         best = torch.minimum(best, distance)
-    return index, _levels(best, images[0].numel())
-
-
-def mean_distance(images: torch.Tensor) -> float:
-    """Return the mean distance between two of N >= 2 images, in the units of `nearest`."""
-    return float(_levels(torch.pdist(images.flatten(1)), images[0].numel()).mean())
-
-
-def _levels(distance: torch.Tensor, values: int) -> torch.Tensor:
-    return distance / values**0.5 * 127.5
-
-
-def frechet_distance(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Return the Frechet distance of Gaussians fitted to features (N, d) and (M, d), N, M >= 2.
-
-    ``|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2))`` (Heusel et al. 2017, eq. 6). It is
-    biased upwards for small N and M: compare only distances of equal N and M.
-    """
-    means = [x.double().mean(0) for x in (a, b)]
-    a, b = ((x.double() - mean) / (len(x) - 1)**0.5 for x, mean in zip((a, b), means, strict=True))
-    # With C = A^T A the trace of the root is the sum of the singular values of A B^T, which also
-    # holds for singular covariances, of fewer features than dimensions. The triangular factors R
-    # of A and B have the same ones, and at most d rows.
-    r_a, r_b = (torch.linalg.qr(x, mode="r").R for x in (a, b))
-    root = torch.linalg.svdvals(r_a @ r_b.T).sum()
-    return float((means[0] - means[1]).square().sum() + a.square().sum() + b.square().sum()
-                 - 2 * root)
-
-
-def kernel_distance(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Return the squared maximum mean discrepancy of features (N, d) and (M, d), unbiased.
-
-    The kernel is ``(x . y / d + 1)^3`` (KID, Binkowski et al. 2018). For two samples of one
-    distribution the mean is zero, and single values may be negative. N and M are at least 2.
-    """
-    a, b = a.double(), b.double()
-
-    def kernel(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return (x @ y.T / x.shape[1] + 1)**3
-
-    def within(x: torch.Tensor) -> torch.Tensor:
-        table = kernel(x, x)
-        return (table.sum() - table.trace()) / (len(x) * (len(x) - 1))
-
-    return float(within(a) + within(b) - 2 * kernel(a, b).mean())
+    return index, LEVELS * best / images[0].numel()**0.5

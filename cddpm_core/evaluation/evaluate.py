@@ -19,7 +19,7 @@ from cddpm_core.sampling.pipeline import ClassConditionedPipeline
 from cddpm_core.sampling.sample import image_seeds, sample, sampling_options
 from cddpm_core.scheduler.samplers import make_sampler
 
-__all__ = ["get_evaluator", "sample_and_score", "second_verdict"]
+__all__ = ["get_evaluator", "one_layout", "sample_and_score", "second_verdict"]
 
 
 def get_evaluator(params: Params, device: torch.device | str = "cpu") -> Evaluator:
@@ -64,3 +64,16 @@ def sample_and_score(pipeline: ClassConditionedPipeline, evaluator: Evaluator,
     seconds = time.perf_counter() - started
     scored = score(evaluator(evaluator.resized(images)), conditions.conditions)
     return images, {**scored, "images_per_second": round(len(images) / seconds, 3)}
+
+
+def one_layout(pipeline: ClassConditionedPipeline, evaluator: Evaluator,
+               conditions: ConditionDataset, params: Params, desc: str | None = None
+               ) -> dict[str, Any] | None:
+    """Return the facts of the score if each image has one layout at random, not the clearest.
+
+    None if it has so anyway: if ``layout_choices`` is 1, or the model has no layouts.
+    """
+    if pipeline.layout_prior is None or params.layout_choices == 1:
+        return None
+    return score_facts(sample_and_score(pipeline, evaluator, conditions,
+                                        params.replace(layout_choices=1), desc)[1])

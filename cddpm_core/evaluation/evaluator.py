@@ -6,7 +6,6 @@ a stand-in that is trained on rendered scenes and comes with the package (`stand
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,12 @@ from torch import nn
 from torch.nn import functional
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from cddpm_core.config.errors import UserError, shown
+from cddpm_core.config.errors import UserError
 from cddpm_core.config.files import sha256_of
 from cddpm_core.data.labels import OBJECTS
+from cddpm_core.evaluation.weights import find_weights, read_weights
 
-__all__ = ["OFFICIAL_SHA256", "Evaluator", "build_resnet18", "load_official", "mismatch"]
+__all__ = ["MAX_BYTES", "OFFICIAL_SHA256", "Evaluator", "build_resnet18", "load_official"]
 
 OFFICIAL_SHA256 = "38a27369dac0ad64302bec2ee8d98bd6f27de17f4bde60ebcd2e3ff7981e9d63"
 MAX_BYTES = 500_000_000  # ten times the size of the official checkpoint
@@ -111,45 +111,16 @@ class Evaluator:
 
 
 def load_official(path: str | Path, device: str | torch.device = "cpu") -> Evaluator:
-    """Return the lab's evaluator from its ``checkpoint.pth``; `UserError` if it is another file."""
-    path = Path(path)
+    """Return the lab's evaluator from its ``checkpoint.pth``, or from its weights saved anew.
+
+    See `weights`. Raises `UserError` if it is another file.
+    """
     expected = "expected the lab's evaluator checkpoint with ResNet-18 weights under 'model'"
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise UserError(f"{path}: found {path.stat().st_size:,} bytes, {expected}")
-        sha256 = sha256_of(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file, {expected}") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}), {expected}") from None
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        refused = "GLOBAL" in str(error)
-        found = "objects other than tensors, which are not loaded" if refused else "no checkpoint"
-        raise UserError(f"{path}: found {found}, {expected}") from None
-    except Exception:  # torch.load raises many types of errors for foreign bytes
-        raise UserError(f"{path}: found no checkpoint that torch can read, {expected}") from None
-    if not isinstance(content, dict) or "model" not in content:
-        found = (f"keys {shown(list(content))}" if isinstance(content, dict)
-                 else type(content).__name__)
-        raise UserError(f"{path}: found {found} without 'model', {expected}")
+    content = read_weights(path, expected, MAX_BYTES)
     model = build_resnet18()
-    problem = mismatch(content["model"], model.state_dict())
-    if problem:
-        raise UserError(f"{path}: found {problem}, {expected}")
-    model.load_state_dict(content["model"])
+    found = find_weights(content, model.state_dict())
+    if found.problem:
+        raise UserError(f"{path}: found {found.problem}, {expected}")
+    model.load_state_dict(found.state)
+    sha256 = sha256_of(path)
     return Evaluator(model, "official", sha256, known=sha256 == OFFICIAL_SHA256, device=device)
-
-
-def mismatch(found: Any, expected: dict[str, torch.Tensor]) -> str:
-    """Return how a state dict differs from the expected one, or the empty string."""
-    if not isinstance(found, dict):
-        return f"'model' of type {type(found).__name__}"
-    for name, tensor in expected.items():
-        if not isinstance(found.get(name), torch.Tensor):
-            return f"no weights {name!r}"
-        if found[name].shape != tensor.shape:
-            return f"{name!r} of shape {tuple(found[name].shape)} for {tuple(tensor.shape)}"
-    surplus = sorted(map(str, set(found) - set(expected)))
-    return f"weights {shown(surplus[0])} that the network does not have" if surplus else ""

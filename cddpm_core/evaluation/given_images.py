@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,13 +13,13 @@ import numpy as np
 from PIL import Image
 
 from cddpm_core.config.errors import UserError, did_you_mean, shown
-from cddpm_core.config.files import read_json
+from cddpm_core.config.files import read_json, read_text
+from cddpm_core.config.folders import ARCHIVES, by_number, folder_of_pictures, pictures_in
 from cddpm_core.data.images import open_image
 from cddpm_core.evaluation.grids import cut_grid, reduced
 
 __all__ = ["GivenImages", "read_images"]
 
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp")
 LISTS = (".txt", ".json")
 LOSSY = {"JPEG", "MPO", "WEBP"}
 MAX_LIST = 10_000  # files
@@ -60,14 +61,16 @@ def read_images(source: str | Path | Sequence[str | Path], *, expected: int = 0,
     for path in paths:
         if not path.exists():
             raise UserError(f"{path}: no such file or folder{_near(path)}")
+        if path.suffix.lower() in ARCHIVES:
+            raise UserError(f"{path}: an archive, unpack it first")
     where = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
     kind = "files"
     if len(paths) == 1 and paths[0].is_dir():
-        kind, paths = "folder", _in_folder(paths[0])
+        kind, paths = "folder", pictures_in(folder_of_pictures(paths[0]))
     elif len(paths) == 1 and paths[0].suffix.lower() in LISTS:
         kind, paths = "list", _listed(paths[0])
     elif _is_lexical([path.name for path in paths]):
-        paths = sorted(paths, key=_natural)  # as a shell gives them for *.png
+        paths = sorted(paths, key=by_number)  # as a shell gives them for *.png
     grid = len(paths) == 1 and _grid(paths[0], where, expected, cell, padding, columns)
     if grid:
         return grid
@@ -117,40 +120,27 @@ def _format(path: Path) -> str:
         return str(image.format)
 
 
-def _in_folder(folder: Path) -> list[Path]:
-    files = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    pictures = [path for path in files if path.suffix.lower() in PICTURES and path.is_file()]
-    if not pictures:
-        inside = sorted(path.name + "/" * path.is_dir() for path in files)
-        raise UserError(f"{folder}: a folder without images, expected 0.png, 1.png, ...; found "
-                        + (", ".join(inside[:5]) + ", ..." * (len(inside) > 5) or "nothing"))
-    return sorted(pictures, key=_natural)
-
-
 def _listed(path: Path) -> list[Path]:
     if path.suffix.lower() == ".json":
         lines = read_json(path)
         if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
             raise UserError(f"{path}: expected a list of paths of images")
     else:
-        try:
-            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: cannot be read as text ({error})") from None
-    named = [path.parent / Path(line).expanduser() for line in lines if line]
+        lines = [line.strip().strip('"') for line in read_text(path).splitlines()]
+    named = [_beside(path, line) for line in lines if line]
     if not 0 < len(named) <= MAX_LIST:
         raise UserError(f"{path}: expected the paths of 1 to {MAX_LIST:,} images, found "
                         f"{len(named):,}")
     for number, file in enumerate(named, 1):
-        if not file.is_file():
+        if not os.path.isfile(file):
             raise UserError(f"{path}: entry {number}: {shown(str(file))} is no file{_near(file)}")
     return named
 
 
-def _natural(path: Path) -> list[Any]:
-    """Sort numbers within names by value."""
-    parts = re.split(r"(\d+)", path.name.lower())
-    return [int(part) if part.isdecimal() else part for part in parts]
+def _beside(path: Path, name: str) -> Path:
+    """The file that a list names, on Windows perhaps."""
+    given = path.parent / os.path.expanduser(name)
+    return given if os.path.exists(given) else path.parent / name.replace("\\", "/")
 
 
 def _is_lexical(names: Sequence[str]) -> bool:

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_safetensors
 
 from cddpm_core.config.errors import UserError
 from cddpm_core.config.files import atomic, read_json, sha256_of
-from cddpm_core.evaluation.evaluator import MAX_BYTES, Evaluator, load_official, mismatch
+from cddpm_core.evaluation.evaluator import MAX_BYTES, Evaluator, load_official
 from cddpm_core.evaluation.network import StandInNetwork, rounded_state
+from cddpm_core.evaluation.weights import find_weights, read_weights, safetensors_header
 
 __all__ = ["CARD", "SUFFIX", "WEIGHTS", "load_evaluator", "load_stand_in", "released",
            "save_stand_in"]
@@ -28,12 +28,16 @@ FORMAT = "cddpm_core stand-in evaluator"
 def load_evaluator(file: str | Path, device: str | torch.device = "cpu") -> Evaluator:
     """Return the evaluator of the file that the user gives, else the released stand-in.
 
-    A file ``*.safetensors`` is a private stand-in, any other the official evaluator.
+    A file ``*.safetensors`` is a private stand-in unless it has the official evaluator's weights,
+    any other file that evaluator.
     """
     if not str(file):
         return released(device)
     path = Path(file).expanduser()
-    return (load_stand_in if path.suffix == SUFFIX else load_official)(path, device)
+    header = safetensors_header(path)
+    official = any(name.endswith("layer1.0.conv1.weight") for name in header)
+    stand_in = FORMAT in header.get("__metadata__", {}) or (path.suffix == SUFFIX and not official)
+    return (load_stand_in if stand_in else load_official)(path, device)
 
 
 def released(device: str | torch.device = "cpu") -> Evaluator:
@@ -50,30 +54,23 @@ def released(device: str | torch.device = "cpu") -> Evaluator:
 
 def load_stand_in(path: str | Path, device: str | torch.device = "cpu") -> Evaluator:
     """Return the stand-in of a file that `save_stand_in` wrote; `UserError` if it is another."""
-    path = Path(path)
     expected = "expected a stand-in that 'python -m cddpm_core evaluator train' wrote"
+    content = read_weights(path, expected, MAX_BYTES)
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise UserError(f"{path}: found {path.stat().st_size:,} bytes, {expected}")
-        sha256 = sha256_of(path)
-        with safe_open(path, "pt") as file:
-            facts = json.loads((file.metadata() or {}).get(FORMAT, "{}"))
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        facts = safetensors_header(path).get("__metadata__", {}).get(FORMAT)
         if not facts:
             raise UserError(f"{path}: found weights of something else, {expected}")
-        heldout = facts["heldout"]
+        heldout = json.loads(facts)["heldout"]
         if not 0 <= heldout["micro"] <= 1 or min(heldout.values()) < 0:
             raise ValueError("no accuracies")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file, {expected}") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}), {expected}") from None
-    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path}: damaged or of another format, {expected}") from None
     network = StandInNetwork()
-    if problem := mismatch(state, network.state_dict()):
-        raise UserError(f"{path}: found {problem}, {expected}")
-    network.load_state_dict(state)
+    found = find_weights(content, network.state_dict())
+    if found.problem:
+        raise UserError(f"{path}: found {found.problem}, {expected}")
+    network.load_state_dict(found.state)
+    sha256 = sha256_of(path)
     known = CARD.exists() and read_json(CARD).get("sha256") == sha256
     return Evaluator(network, "stand-in", sha256, known=known, heldout=heldout, device=device)
 

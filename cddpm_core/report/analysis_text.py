@@ -7,64 +7,81 @@ from typing import Any
 
 from cddpm_core.data.labels import CONDITION_FILES
 from cddpm_core.report.facts import Facts, if_present
-from cddpm_core.report.markdown import code, count, decimals, escape, listed, prose, table
+from cddpm_core.report.language import say
+from cddpm_core.report.markdown import code, count, decimals, listed, table
 
-__all__ = ["analysis_text", "distance_table", "quartile_table", "sampling_table",
+__all__ = ["analysis_text", "fidelity_table", "quartile_table", "sampling_table",
            "sampling_text", "weights_table"]
 
 NEAR = 0.03  # of the best accuracy: among such variants the fastest one is named
 
 
-@if_present("analyse", "analyse")
+@if_present("analyse")
 def analysis_text(facts: Facts) -> str:
     """Return the results of the analysis as a list of sentences."""
     found = facts.metrics["analyse"]
     items = [_confusion(found["confusion"]), _nearest(found["nearest"]),
-             _diversity(found["diversity"])]
+             *_fidelity(facts.metrics.get("fidelity"))]
     if found.get("restored"):
         items.insert(0, _restored(found["restored"], found["image_kind"]))
     return "\n".join(f"- {item}" for item in items) + "\n"
 
 
 def _confusion(found: dict[str, Any]) -> str:
-    return (f"Over both files, {found['bound'] + found['alien']} objects were seen in another "
-            f"colour: {found['bound']} in the colour of another object of the image (a binding "
-            f"error) and {found['alien']} in a colour that was not asked for. "
-            f"Another {found['reshaped']} were seen in another shape, and {found['other']} with "
-            "both wrong.")
+    return say("Over both files, {colour} objects were seen in another colour: {bound} in the "
+               "colour of another object of the image (a binding error) and {alien} in a colour "
+               "that was not asked for. Another {reshaped} were seen in another shape, and {other} "
+               "with both wrong.", colour=found["bound"] + found["alien"],
+               **{key: found[key] for key in ("bound", "alien", "reshaped", "other")})
 
 
 def _nearest(found: dict[str, Any]) -> str:
-    text = (f"The distance from a generated image to its nearest training image is "
-            f"{found['generated']:.1f} of 255 levels on average, over {found['images']} images.")
+    text = say("The distance from a generated image to its nearest training image is {distance} of "
+               "255 levels on average, over {images} images.",
+               distance=f"{found['generated']:.1f}", images=found["images"])
     if found["heldout"] is None:
-        return f"{text} There are no held-out images to compare with."
-    nearer = found["generated"] < found["heldout"]
-    return (f"{text} For held-out images of the same labels it is {found['heldout']:.1f}, so "
-            f"generated images are {'closer' if nearer else 'no closer'} to the training images "
-            "than held-out images are.")
+        return text + say(" ") + say("There are no held-out images to compare with.")
+    return text + say(" ") + say(
+        "For held-out images of the same labels it is {distance}, so generated images are closer "
+        "to the training images than held-out images are."
+        if found["generated"] < found["heldout"] else
+        "For held-out images of the same labels it is {distance}, so generated images are no "
+        "closer to the training images than held-out images are.",
+        distance=f"{found['heldout']:.1f}")
 
 
-def _diversity(found: dict[str, Any]) -> str:
-    text = (f"The mean distance between {found['images']} images generated for "
-            f"{listed([code(name) for name in found['labels']])} is {found['generated']:.1f} "
-            "levels.")
-    if found["training"] is None:
-        return f"{text} Too few training images have exactly these labels for a comparison."
-    return (f"{text} Between {found['compared']} training images of these labels it is "
-            f"{found['training']:.1f}.")
+def _fidelity(found: dict[str, Any] | None) -> list[str]:
+    if not found:
+        return []
+    items, diversity = [], found["diversity"]
+    if found["sharpness"]["value"] is not None:
+        items.append(say(
+            "Generated images have {ratio} of the sharpness of {kind} of the same labels and "
+            "positions. A small network tells the two apart with an accuracy of {accuracy}; a "
+            "guess has 0.5 (@tbl:fidelity).",
+            ratio=decimals(found["sharpness"]["value"]), kind=say(found["image_kind"]),
+            accuracy=decimals(found["two_sample"]["value"])))
+    label = listed([code(name) for name in diversity["labels"]])
+    items.append(
+        say("Too few training images show exactly {label} to say how varied the images are.",
+            label=label) if diversity["value"] is None else
+        say("The mean distance between {number} images generated for {label} is {ratio} of that "
+            "between training images of this label.", number=diversity["images"], label=label,
+            ratio=decimals(diversity["value"])))
+    return items
 
 
 def _restored(points: list[dict[str, Any]], image_kind: str) -> str:
     low, high = max(pairwise(points), key=lambda span: span[0]["micro"] - span[1]["micro"])
     lost = low["micro"] - high["micro"]
-    kept = "; ".join(f"{decimals(point['micro'])} from t = {point['timestep']}"
-                     for point in points[1:])
-    largest = (f" The largest loss, {decimals(lost)}, is between t = {low['timestep']} and "
-               f"t = {high['timestep']}." if lost > 0 else "")
-    return (f"The evaluator finds {decimals(points[0]['micro'])} of the objects in "
-            f"{escape(image_kind)} as they are. After noise up to timestep t is added and removed "
-            f"again, it finds {kept}.{largest}")
+    kept = say("; ").join(say("{micro} from t = {t}", micro=decimals(point["micro"]),
+                              t=point["timestep"]) for point in points[1:])
+    said = say("The evaluator finds {micro} of the objects in {kind} as they are. After noise up "
+               "to timestep t is added and removed again [@meng2022], it finds {kept}.",
+               micro=decimals(points[0]["micro"]), kind=say(image_kind), kept=kept)
+    return said if lost <= 0 else said + say(" ") + say(
+        "The largest loss, {lost}, is between t = {low} and t = {high}.", lost=decimals(lost),
+        low=low["timestep"], high=high["timestep"])
 
 
 @if_present("analyse")
@@ -74,12 +91,13 @@ def quartile_table(facts: Facts) -> str:
     names = {"x_0": "error of $x_0$", "x_0_without_label": "error of $x_0$ without the label",
              "epsilon": r"error of $\epsilon$"}
     shown = {key: name for key, name in names.items() if key in found["quartiles"][0]}
-    rows = [[" to ".join(map(str, part["timesteps"])), *(f"{part[key]:.5f}" for key in shown)]
+    rows = [[say(" to ").join(map(str, part["timesteps"])), *(f"{part[key]:.5f}" for key in shown)]
             for part in found["quartiles"]]
     return table(["timesteps", *shown.values()], rows,
-                 f"Mean squared error of the prediction on {count(found['images'])} "
-                 f"{escape(found['image_kind'])} by quarter of the timesteps, in the values that "
-                 f"the network sees ({facts.origin()}).")
+                 say("Mean squared error of the prediction on {images} {kind} by quarter of the "
+                     "timesteps, in the values that the network sees ({origin}).",
+                     images=count(found["images"]), kind=say(found["image_kind"]),
+                     origin=facts.origin()), name="quartiles")
 
 
 @if_present("analyse")
@@ -87,32 +105,45 @@ def weights_table(facts: Facts) -> str:
     """Return the accuracies of the averaged weights and of those of the last step."""
     raw = facts.metrics["analyse"].get("raw")
     if not raw:
-        return "This run has no moving average to compare the last weights with.\n"
-    rows = [[name, *(decimals(source[file][metric]) for file in CONDITION_FILES
+        return ""
+    rows = [[say(name), *(decimals(source[file][metric]) for file in CONDITION_FILES
                      for metric in ("micro", "macro"))]
             for name, source in (("moving average (EMA)", facts.metrics), ("last step", raw))]
     return table(["weights", *(f"{file} {metric}" for file in CONDITION_FILES
                                for metric in ("micro", "macro"))], rows,
-                 f"Averaged and raw weights, sampled from the same seeds ({facts.origin()}).")
+                 say("Averaged and raw weights, sampled from the same seeds ({origin}).",
+                     origin=facts.origin()), name="weights")
 
 
-@if_present("analyse")
-def distance_table(facts: Facts) -> str:
-    """Return the Fréchet and kernel distances on the evaluator's features."""
-    found = facts.metrics["analyse"]["distances"]
-    if not found:
-        return "There are too few images for distances between sets of images.\n"
-    rows = [[escape(name), f"{found[key]['frechet']:.2f}", f"{found[key]['kernel']:.4f}"]
-            for key, name in (("generated", "generated images"),
-                              ("baseline", found["baseline_is"]))]
-    return table(["images", "Fréchet distance", "kernel distance"], rows,
-                 f"Distance between {count(found['images'])} images and as many "
-                 f"{escape(found['compared_with'])}, on the features of the evaluator. These "
-                 "are not FID and KID, which use another network, and they depend on the number "
-                 f"of images ({facts.origin()}).")
+@if_present("fidelity")
+def fidelity_table(facts: Facts) -> str:
+    """Return how close generated images are to others, and what other images give in their place.
+    """
+    found = facts.metrics["fidelity"]
+    kind = say(found["image_kind"])
+    rows = [[say(what), *("–" if (value := found[key][part]) is None else
+                          f"{value:.{digits}f}".replace("-", "−")
+                          for part in ("value", "baseline")), best]
+            for key, what, digits, best in (
+                ("sharpness", "sharpness, ratio", 3, "1"),
+                ("kernel_distance", "kernel distance", 4, "0"),
+                ("two_sample", "two-sample test, accuracy", 3, "0.5"),
+                ("diversity", "diversity, ratio", 3, "1"))]
+    caption = say(
+        "{images} generated images, compared with as many {kind} of the same labels and positions; "
+        "beside them {baseline} other {kind} in their place. Sharpness is the 99th percentile of "
+        "the colour gradient. The kernel distance is on the features of the evaluator, so it is "
+        "not KID. The two-sample test is the accuracy of a small network that tells the two kinds "
+        "of images apart, in cross-validation. Diversity is the mean distance between {varied} "
+        "images of {label}, compared with training images ({origin}).",
+        images=count(found["images"]), kind=kind, baseline=count(found["baseline_images"]),
+        varied=found["diversity"]["images"],
+        label=listed([code(name) for name in found["diversity"]["labels"]]),
+        origin=facts.origin())
+    return table(["measure", "generated", "other images", "best"], rows, caption, name="fidelity")
 
 
-@if_present("sampling", "sampling")
+@if_present("sampling")
 def sampling_text(facts: Facts) -> str:
     """Return the best variant of the sampling experiment, and the fastest one close to it."""
     found = facts.metrics["sampling"]
@@ -120,18 +151,19 @@ def sampling_text(facts: Facts) -> str:
     best = max(variants, key=lambda variant: variant["micro"])
     near = [variant for variant in variants if variant["micro"] >= best["micro"] - NEAR]
     fastest = min(near, key=lambda variant: variant["seconds_per_image"])
-    return prose(
-        f"Each of the {len(variants)} variants samples the conditions of both files, "
-        f"{found['objects']} objects, with the same weights and seeds.",
-        f"The best is {_described(best)}.",
-        f"The fastest within {NEAR} of it is {_described(fastest)}.",
-        "With so many variants, the best one is partly a matter of luck.")
+    return say(
+        "Each of the {number} variants samples the conditions of both files, {objects} objects, "
+        "with the same weights and seeds (@tbl:sampling). The best is {best}. The fastest within "
+        "{near} of it is {fastest}. With so many variants, the best one is partly a matter of "
+        "luck.", number=len(variants), objects=found["objects"], best=_described(best), near=NEAR,
+        fastest=_described(fastest)) + "\n"
 
 
 def _described(variant: dict[str, Any]) -> str:
-    return (f"{code(variant['sampler'])} in {variant['num_inference_steps']} steps with guidance "
-            f"{variant['guidance_scale']:g} ({decimals(variant['micro'])}, "
-            f"{variant['seconds_per_image']:.2f} s per image)")
+    return say("{sampler} in {steps} steps with guidance {scale} ({micro}, {seconds} s per image)",
+               sampler=code(variant["sampler"]), steps=variant["num_inference_steps"],
+               scale=f"{variant['guidance_scale']:g}", micro=decimals(variant["micro"]),
+               seconds=f"{variant['seconds_per_image']:.2f}")
 
 
 @if_present("sampling")
@@ -144,8 +176,11 @@ def sampling_table(facts: Facts) -> str:
         cells = {variant["guidance_scale"]: variant for variant in variants
                  if (variant["sampler"], variant["num_inference_steps"]) == key}
         rows.append([code(key[0]), str(key[1]), str(next(iter(cells.values()))["network_calls"]),
-                     *(f"{decimals(cells[s]['micro'])} in {cells[s]['seconds_per_image']:.2f} s"
+                     *(say("{micro} in {seconds} s", micro=decimals(cells[s]["micro"]),
+                           seconds=f"{cells[s]['seconds_per_image']:.2f}")
                        if s in cells else "–" for s in scales)])
-    return table(["sampler", "steps", "network calls", *(f"guidance {s:g}" for s in scales)], rows,
-                 "Micro accuracy over both files and seconds per image. With guidance other than "
-                 f"1 a call has twice the images ({facts.origin()}).")
+    return table(["sampler", "steps", "network calls",
+                  *(say("guidance {scale}", scale=f"{s:g}") for s in scales)], rows,
+                 say("Micro accuracy over both files and seconds per image. With guidance other "
+                     "than 1 a call has twice the images ({origin}).", origin=facts.origin()),
+                 name="sampling")

@@ -1,51 +1,85 @@
-"""Figures of the report with alt text and caption, as Markdown."""
+"""Figures of the report as Markdown, with the alt text and the caption of each.
+
+Both stand beside the function that draws the figure, in `captioned`.
+"""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from cddpm_core.config.progress import headless
+from cddpm_core.data.labels import CONDITION_FILES
 from cddpm_core.report.facts import Facts
-from cddpm_core.report.markdown import escape
+from cddpm_core.report.language import say
+from cddpm_core.report.markdown import escape, identifier, listed, picture, prose
 
-__all__ = ["denoising_figures", "figure", "timesteps_grids"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["CAPTIONS", "Caption", "captioned", "drawn", "figure", "see"]
 
 
-def figure(facts: Facts, name: str, alt: str, caption: str) -> str:
-    """Return ``figures/<name>.png`` with alt text and caption, or nothing if it is not there.
+@dataclass(frozen=True)
+class Caption:
+    """The alt text and the caption of a figure, Markdown with ``{names}`` for values."""
 
-    Both texts are Markdown; the data and the evaluator are added to them.
+    alt: str
+    text: str
+    kinds: tuple[str, ...] = ()
+
+
+CAPTIONS: dict[str, Caption] = {}
+
+
+def captioned(name: str, alt: str, text: str, *kinds: str) -> Callable[[Any], Any]:
+    """Say what the figure ``name`` shows, above the function that draws it; see `picture`."""
+    CAPTIONS[name] = Caption(alt, text, kinds)
+    return lambda draw: draw
+
+
+for _name in CONDITION_FILES:  # saved as they are, without a function that draws
+    captioned(f"{_name}_grid", "The 32 images sampled for {file}, eight a row",
+              "The images sampled for {file}, eight a row in the order of the file.", "pixels")
+captioned("timesteps_grid", "The images sampled for {file} with T = {T}",
+          "{file} with T = {T}, sampled from the same seeds as the other variant.", "pixels")
+captioned("analyse_diversity", "Sixteen images of one condition",
+          "One condition, sixteen seeds.", "pixels")
+
+
+def figure(facts: Facts, name: str, kind: str = "", **values: object) -> str:
+    """Return ``figures/<name>.png`` with its caption, or nothing if it is not there.
+
+    Alt text and caption are those of ``kind``, by default the name, with the values in them; the
+    data and the evaluator are added.
     """
     path = facts.run / f"figures/{name}.png"
-    if not path.exists():
-        return ""
-    # A link is relative to the notebook: the run's folder, or by hand the working directory.
-    relative = os.path.relpath(path, facts.run.folder if headless() else Path.cwd())
-    origin = escape(facts.origin())
-    return f"![{alt} ({origin})]({relative})\n\n*{caption} ({origin}.)*\n"
+    return _shown(facts, path.read_bytes(), name, kind, values) if path.exists() else ""
 
 
-def denoising_figures(facts: Facts, name: str) -> str:
-    """Return the trajectory of one condition, normalised and denormalised."""
-    about = facts.metrics.get("denoise", {}).get(name)
-    if not about:
-        return ""
-    condition = escape(f"{', '.join(about['labels'])} ({name}.json, row {about['row']})")
-    return "\n".join(
-        figure(facts, f"denoise_{name}_{kind}",
-               f"Sampler state and predicted image at {len(about['timesteps'])} moments from "
-               f"noise to image, {kind}",
-               f"Denoising of {condition}, {kind}: $x_t$ above, predicted $x_0$ below.")
-        for kind in ("normalised", "denormalised"))
+def drawn(facts: Facts, name: str, made: Figure, **values: object) -> str:
+    """Return a figure that is not kept as a file, with its caption."""
+    file = io.BytesIO()
+    made.savefig(file, format="png", dpi=150, bbox_inches="tight")
+    return _shown(facts, file.getvalue(), name, "", values)
 
 
-def timesteps_grids(facts: Facts, name: str) -> str:
-    """Return the image grids of both variants of the timesteps experiment for a condition file."""
-    file = escape(f"{name}.json")
-    return "\n".join(
-        figure(facts, f"timesteps_{index}_{name}_grid",
-               f"The images sampled for {file} with T = {variant['num_train_timesteps']}",
-               f"{file} with T = {variant['num_train_timesteps']}, sampled from the same seeds as "
-               "the other variant.")
-        for index, variant in enumerate(facts.metrics.get("timesteps", {}).get("variants", ())))
+def _shown(facts: Facts, png: bytes, name: str, kind: str, values: dict[str, object]) -> str:
+    about, origin = CAPTIONS[kind or name], escape(facts.origin())
+    alt, text = (say(part, **{key: escape(value) for key, value in values.items()})
+                 for part in (about.alt, about.text))
+    return picture(png, f"{alt} ({origin})", f"{text} ({origin}{say('.')})", name, *about.kinds)
+
+
+def see(facts: Facts, text: str, *names: str) -> str:
+    """Return a text with a sentence that refers to figures and tables by number.
+
+    ``names`` are those of figures, which are left out if they are not there, or ``tbl:name``.
+    """
+    shown = [f"@{name}" if name.startswith("tbl:") else f"@fig:{identifier(name)}"
+             for name in names
+             if name.startswith("tbl:") or (facts.run / f"figures/{name}.png").exists()]
+    if not shown:
+        return text
+    return prose(text.rstrip(), say("See {shown}.", shown=listed(shown)))

@@ -1,4 +1,4 @@
-"""Charts of data, noise schedule, training and scores, in the style of `figures`."""
+"""Charts of data, noise schedule and scores, in the style of `figures`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from cycler import cycler
 from matplotlib.figure import Figure
 
 from cddpm_core.data.labels import COLOURS, SHAPES
-from cddpm_core.report.compare import Group
+from cddpm_core.report.captions import captioned
 from cddpm_core.report.figures import BLUE, GREEN, ORANGE, RED, WIDTH, show_image, styled
 
 if TYPE_CHECKING:
@@ -21,10 +20,15 @@ if TYPE_CHECKING:
 
     from cddpm_core.scenes.fitting import Comparison
 
-__all__ = ["accuracy_bars", "comparison_figure", "experiment_curves", "image_statistics",
-           "label_statistics", "runs_figure", "schedule_figure", "training_curves"]
+__all__ = ["accuracy_bars", "comparison_figure", "image_statistics",
+           "label_statistics", "schedule_figure"]
 
 
+@captioned(
+    "data_labels",
+    "Bar chart of the number of objects in an image, and a table of counts by colour and "
+    "shape",
+    "Labels of the training images.")
 @styled
 def label_statistics(conditions: Sequence[Sequence[str]]) -> Figure:
     """Return how many objects an image has, and how often each colour and shape occurs."""
@@ -46,6 +50,10 @@ def label_statistics(conditions: Sequence[Sequence[str]]) -> Figure:
     return figure
 
 
+@captioned(
+    "data_reference",
+    "Real frames above, the same scenes rendered in the middle, their difference below",
+    "Real frames, the same scenes rendered again, and the difference, enlarged.")
 @styled
 def comparison_figure(frames: Sequence[Comparison], by_cycles: Sequence[np.ndarray] = (),
                       gain: int = 8) -> Figure:
@@ -69,6 +77,11 @@ def comparison_figure(frames: Sequence[Comparison], by_cycles: Sequence[np.ndarr
     return figure
 
 
+@captioned(
+    "data_pixels",
+    "Mean training image, standard deviation of each pixel, and histogram of the three "
+    "channels",
+    "Pixel statistics of the training images: the contrast is low.")
 @styled
 def image_statistics(images: torch.Tensor) -> Figure:
     """Return the mean, the spread and the histogram of (N, 3, H, W) images in [-1, 1]."""
@@ -89,6 +102,12 @@ def image_statistics(images: torch.Tensor) -> Figure:
     return figure
 
 
+@captioned(
+    "schedule",
+    "Curves of alpha bar and of the signal-to-noise ratio over the timestep, and a histogram "
+    "of the timesteps trained on",
+    "The noise schedule: fraction of signal, signal-to-noise ratio, and how often each "
+    "timestep is trained on.")
 @styled
 def schedule_figure(schedulers: Mapping[str, DDPMScheduler],
                     timesteps: torch.Tensor | None = None) -> Figure:
@@ -115,98 +134,10 @@ def schedule_figure(schedulers: Mapping[str, DDPMScheduler],
     return figure
 
 
-def _smooth(values: Sequence[float]) -> np.ndarray:
-    """The moving average over a twentieth of the values, one for each value."""
-    width = max(1, len(values) // 20)
-    return np.array([np.mean(values[max(0, i - width):i + 1]) for i in range(len(values))])
-
-
-def _plot_loss(axis: Any, history: Sequence[Mapping[str, Any]], label: str | None = None) -> None:
-    lines = [line for line in history if "loss" in line]
-    epochs, losses = [line["epoch"] for line in lines], [line["loss"] for line in lines]
-    if lines and label is None:
-        axis.plot(epochs, losses, color=BLUE, linestyle="-", alpha=0.3, linewidth=0.8)
-    if lines:
-        look = {"label": label} if label else {"color": BLUE, "linestyle": "-"}
-        axis.plot(epochs, _smooth(losses), marker="o" if len(lines) == 1 else None, **look)
-        axis.set_yscale("log")
-    axis.set(title="Training loss", xlabel="epoch", ylabel="weighted squared error")
-
-
-def _plot_accuracy(axis: Any, history: Sequence[Mapping[str, Any]], metric: str,
-                   label: str) -> None:
-    lines = [line for line in history if "test" in line]
-    axis.plot([line["epoch"] for line in lines], [line["test"][metric] for line in lines],
-              marker="o", markersize=3, label=label)
-    axis.update_datalim([(0, 0)])  # the axis starts at epoch 0 even with a single accuracy
-    axis.autoscale_view()
-    axis.set(title="Accuracy on test", xlabel="epoch", ylim=(0, 1))
-
-
-@styled
-def training_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
-    """Return loss, accuracy and speed over the epochs, from the lines of ``history.jsonl``."""
-    figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 2.3))
-    _plot_loss(axes[0], history)
-    for metric in ("micro", "macro"):
-        _plot_accuracy(axes[1], history, metric, metric)
-    axes[1].legend()
-    lines = [line for line in history if "loss" in line]
-    axes[2].plot([line["epoch"] for line in lines],
-                 [line["images_per_second"] for line in lines],
-                 marker="o" if len(lines) == 1 else None)
-    axes[2].set(title="Speed", xlabel="epoch", ylabel="images per second", ylim=(0, None))
-    return figure
-
-
-@styled
-def experiment_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """Return loss and accuracy of up to 16 trainings in the same axes."""
-    columns = 4
-    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.4 + 0.16 * -(-len(histories) // columns)))
-    looks = cycler(linestyle=["-", "--", ":", "-."]) * cycler(color=[BLUE, ORANGE, GREEN, RED])
-    for axis in axes:
-        axis.set_prop_cycle(looks)
-    for name, history in histories.items():
-        _plot_loss(axes[0], history, name)
-        _plot_accuracy(axes[1], history, "micro", name)
-    axes[1].set_title("Accuracy on test (micro)")
-    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=columns)
-    return figure
-
-
-@styled
-def runs_figure(groups: Sequence[Group]) -> Figure:
-    """Return the micro accuracies of groups of runs: means, their intervals and each run's.
-
-    A second panel shows the gain of each over the first group, `Group.gain`, if there is any.
-    """
-    gains = [group.gain(groups[0]) for group in groups]
-    panels = 2 if any(gains) else 1
-    figure, axes = plt.subplots(1, panels, figsize=(WIDTH, 0.9 + 0.3 * len(groups)), sharey=True,
-                                squeeze=False, width_ratios=(3, 2)[:panels])
-    axis = axes[0, 0]
-    for offset, name, colour in ((-0.16, "test", BLUE), (0.16, "new_test", ORANGE)):
-        for row, group in enumerate(groups):
-            mean, half = group.micro(name)
-            axis.errorbar(mean, row + offset, xerr=half, fmt="o", color=colour, capsize=3,
-                          label=name if row == 0 else None)
-            values = group.values(name, "micro")
-            axis.plot(values, [row + offset] * len(values), ".", color=colour, alpha=0.5, ms=3)
-    axis.set(xlabel="micro accuracy", yticks=range(len(groups)),
-             yticklabels=[group.name + ("\nguided by the evaluator" if group.guided else "")
-                          for group in groups])
-    if panels == 2:
-        for row, gain in enumerate(gains):
-            if gain:
-                axes[0, 1].errorbar(gain[0], row, xerr=gain[1], fmt="o", color=GREEN, capsize=3)
-        axes[0, 1].axvline(0.0, color="0.5", linewidth=0.8)
-        axes[0, 1].set_xlabel("gain over the first, fraction of objects")
-    axis.invert_yaxis()
-    axis.legend()
-    return figure
-
-
+@captioned(
+    "accuracy_bars",
+    "Bar charts of the fraction of objects found by colour, shape and number of objects",
+    "Fraction of objects found, by colour, shape and number of objects asked for.")
 @styled
 def accuracy_bars(scores: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Return the fraction of objects found, by colour, shape and number of objects.

@@ -9,8 +9,9 @@ from typing import Any
 
 from cddpm_core.config.schema import Params
 from cddpm_core.data.labels import CONDITION_FILES
-from cddpm_core.report.markdown import code, decimals
-from cddpm_core.runs.run import Run, command
+from cddpm_core.report.language import say
+from cddpm_core.report.markdown import decimals
+from cddpm_core.runs.run import Run
 
 __all__ = ["DATA_KINDS", "GUIDED", "Facts", "evaluator_phrase", "if_present", "read_facts"]
 
@@ -32,14 +33,15 @@ class Facts:
 
     def data_phrase(self) -> str:
         """Return where the images come from."""
-        return DATA_KINDS.get(self.metrics.get("data", {}).get("kind"), "data not described yet")
+        kind = self.metrics.get("data", {}).get("kind")
+        return say(DATA_KINDS.get(kind, "data not described yet"))
 
     def origin(self) -> str:
         """Return the data and the evaluator in a phrase, for every figure and table."""
         parts = [self.data_phrase(), evaluator_phrase(self.metrics.get("evaluator", {}))]
         if self.params.evaluator_guidance:
-            parts.append(GUIDED)
-        return "; ".join(parts)
+            parts.append(say(GUIDED))
+        return say("; ").join(parts)
 
     def uses_layouts(self) -> bool:
         """Whether the network is conditioned on positions and the data has some."""
@@ -50,7 +52,8 @@ class Facts:
         choices = self.params.layout_choices
         if not self.uses_layouts() or choices == 1:
             return ""
-        return f"; each layout is the least crowded of {choices} training layouts"
+        return say("; each layout is the least crowded of {choices} training layouts",
+                   choices=choices)
 
 
 def read_facts(run: Run, params: Params) -> Facts:
@@ -66,27 +69,22 @@ def evaluator_phrase(evaluator: Mapping[str, Any]) -> str:
     stand-in has the first digits of its hash.
     """
     if not evaluator:
-        return "no evaluator yet"
+        return say("no evaluator yet")
     if evaluator["kind"] == "official":
-        return "official evaluator" + ("" if evaluator["known"]
-                                       else " (weights of an unknown hash)")
-    which = ("released stand-in evaluator" if evaluator.get("released") else
-             f"private stand-in evaluator {evaluator['sha256'][:8]}")
-    return f"{which}, {decimals(evaluator['heldout_micro'])} micro on held-out scenes"
+        return say("official evaluator" if evaluator["known"] else
+                   "official evaluator (weights of an unknown hash)")
+    return say("released stand-in evaluator, {micro} micro on held-out scenes"
+               if evaluator.get("released") else
+               "private stand-in evaluator {hash}, {micro} micro on held-out scenes",
+               hash=evaluator["sha256"][:8], micro=decimals(evaluator["heldout_micro"]))
 
 
-def if_present(part: str, stage: str = "") -> Callable:
-    """Make a function of `Facts` return text only if ``part`` of ``metrics.json`` is there.
-
-    Without it, the text is a sentence with the command of the ``stage`` that writes
-    the part, or empty if no stage is given.
-    """
+def if_present(part: str) -> Callable:
+    """Make a function of `Facts` return nothing unless ``part`` of ``metrics.json`` is there."""
     def wrap(write: Callable[..., str]) -> Callable[..., str]:
         @functools.wraps(write)
         def wrapped(facts: Facts, *args: Any, **options: Any) -> str:
-            if part in facts.metrics and (part not in CONDITION_FILES or facts.scores):
-                return write(facts, *args, **options)
-            return (f"The stage *{stage}* has not been run yet: "
-                    f"{code(command(facts.run, stage))}.\n" if stage else "")
+            there = part in facts.metrics and (part not in CONDITION_FILES or facts.scores)
+            return write(facts, *args, **options) if there else ""
         return wrapped
     return wrap

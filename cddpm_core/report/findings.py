@@ -12,55 +12,82 @@ from cddpm_core.data.labels import CONDITION_FILES
 from cddpm_core.evaluation.score import confusion
 from cddpm_core.report.compare import Group, paired
 from cddpm_core.report.facts import Facts, if_present
-from cddpm_core.report.markdown import code, count, decimals, duration, listed, prose, with_interval
+from cddpm_core.report.language import say
+from cddpm_core.report.markdown import (
+    code,
+    count,
+    decimals,
+    duration,
+    identifier,
+    listed,
+    prose,
+    with_interval,
+)
 
 __all__ = ["denoise_text", "discussion", "error_kinds", "experiment_text", "published_text",
            "result_text", "runs_text", "summary_text", "training_text", "verdict_text"]
 
 
-@if_present("test", "evaluate")
+@if_present("test")
 def summary_text(facts: Facts) -> str:
     """Return the result in two sentences, for the introduction."""
-    found = listed([f"{decimals(facts.metrics[name]['micro'])} on {code(name + '.json')}"
-                    for name in CONDITION_FILES])
+    found = []
+    for name in CONDITION_FILES:
+        part = facts.metrics[name]
+        alone = part.get("one_layout")
+        found.append(say(
+            "{micro} on {file} ({alone} with one layout)" if alone else "{micro} on {file}",
+            micro=decimals(part["micro"]), file=code(name + ".json"),
+            **({"alone": decimals(alone["micro"])} if alone else {})))
     return prose(
-        f"In this run the fraction of objects found (micro accuracy) is {found}.",
-        f"All numbers, figures and results come from one run, {code(facts.run.name)}: "
-        f"{facts.origin()}{facts.layout_note()}.")
+        say("In this run the fraction of objects found (micro accuracy) is {found} "
+            "(@tbl:accuracy).", found=listed(found)),
+        say("All numbers, figures and results come from one run, {run}: {origin}.",
+            run=code(facts.run.name), origin=f"{facts.origin()}{facts.layout_note()}"))
 
 
-@if_present("train", "train")
+@if_present("train")
 def training_text(facts: Facts) -> str:
-    """Return how long and how fast the training was."""
+    """Return how long and how fast the training was, or that the model is imported."""
     train = facts.metrics["train"]
+    if about := train.get("imported"):
+        file = " ".join(filter(None, (about["file"], about["where"])))
+        return prose(
+            say("The model was **not trained here**. Its weights were imported from {file} "
+                "(SHA-256 {sha256}).", file=code(file), sha256=code(about["sha256"])),
+            say("What this report says of its objective follows from the parameters that were "
+                "given with it; how it was trained is not known here."))
     return prose(
         "" if train["finished"] else
-        "**The training is not finished.** It was stopped early, and all results below are those "
-        "of an unfinished model.",
-        f"Training took {count(train['steps'])} steps on {count(train['images'])} images in "
-        f"{duration(train['seconds'])}, or {count(train['images_per_second'])} images per second "
-        f"on {train['device']}.",
-        f"The final loss was {train['loss']:.4f}.")
+        say("**The training is not finished.** It was stopped early, and all results below are "
+            "those of an unfinished model."),
+        say("Training took {steps} steps on {images} images in {time}, or {speed} images per "
+            "second on {device}.", steps=count(train["steps"]), images=count(train["images"]),
+            time=duration(train["seconds"]), speed=count(train["images_per_second"]),
+            device=train["device"]),
+        say("The final loss was {loss}.", loss=f"{train['loss']:.4f}"))
 
 
-@if_present("test", "evaluate")
+@if_present("test")
 def result_text(facts: Facts) -> str:
     """Return both accuracies and how the images were sampled, in words."""
     parts = []
     for name in CONDITION_FILES:
         part = facts.metrics[name]
-        parts.append(
-            f"On {code(name + '.json')}, {part['hits']} of {part['objects']} objects were found, "
-            f"a micro accuracy of {decimals(part['micro'])}. "
-            f"The macro accuracy is {decimals(part['macro'])}, and {part['solved']} of "
-            f"{part['images']} images show all their objects.")
+        parts.append(say(
+            "On {file}, {hits} of {objects} objects were found, a micro accuracy of {micro}. The "
+            "macro accuracy is {macro}, and {solved} of {images} images show all their objects.",
+            file=code(name + ".json"), hits=part["hits"], objects=part["objects"],
+            micro=decimals(part["micro"]), macro=decimals(part["macro"]), solved=part["solved"],
+            images=part["images"]))
     sampled = facts.metrics["sample"]
     return prose(
         *parts,
-        f"The images were sampled with {code(sampled['sampler'])} in "
-        f"{sampled['num_inference_steps']} steps with guidance {sampled['guidance_scale']:g}, at "
-        f"{sampled['images_per_second']:.2f} images per second.",
-        "The evaluator guided the sampling, so its scores are biased."
+        say("The images were sampled with {sampler} in {steps} steps with guidance {scale}, at "
+            "{speed} images per second.", sampler=code(sampled["sampler"]),
+            steps=sampled["num_inference_steps"], scale=f"{sampled['guidance_scale']:g}",
+            speed=f"{sampled['images_per_second']:.2f}"),
+        say("The evaluator guided the sampling, so its scores are biased.")
         if sampled.get("evaluator_guidance") else "")
 
 
@@ -73,33 +100,35 @@ def verdict_text(facts: Facts) -> str:
     more = [sum(entry["hits"]) - hits for name in CONDITION_FILES for entry, hits in
             zip(facts.scores[name]["conditions"], second[name]["image_hits"], strict=True)]
     mean, half = paired(more, sum(second[name]["objects"] for name in CONDITION_FILES))
-    first = facts.metrics["evaluator"]["kind"]
-    first = "official evaluator" if first == "official" else "private stand-in"
-    differ = f"differ by {with_interval(mean, half, signed=True)} over both files"
+    first = say("official evaluator" if facts.metrics["evaluator"]["kind"] == "official"
+                else "private stand-in")
     return prose(
-        f"The verdicts of the {first} and of the released stand-in {differ}, which is within "
-        "chance." if abs(mean) <= half else
-        f"**The verdicts of the {first} and of the released stand-in {differ}, more than chance "
-        "allows.**",
-        f"The {first} guided the sampling, and the released stand-in took no part in it."
-        if facts.params.evaluator_guidance else
-        "So it is with images that were trained against the evaluator that scores them."
+        say("The verdicts of the {first} and of the released stand-in differ by {difference} over "
+            "both files, which is within chance." if abs(mean) <= half else
+            "**The verdicts of the {first} and of the released stand-in differ by {difference} "
+            "over both files, more than chance allows.**", first=first,
+            difference=with_interval(mean, half, signed=True)),
+        say("The {first} guided the sampling, and the released stand-in took no part in it.",
+            first=first) if facts.params.evaluator_guidance else
+        say("So it is with images that were trained against the evaluator that scores them.")
         if mean > half else "")
 
 
-@if_present("denoise", "denoise")
+@if_present("denoise")
 def denoise_text(facts: Facts) -> str:
     """Return what the denoising figures show."""
-    shown = listed([f"{', '.join(about['labels'])} (row {about['row']} of {code(name + '.json')})"
+    shown = listed([say("{labels} (row {row} of {file})", labels=", ".join(about["labels"]),
+                        row=about["row"], file=code(name + ".json"))
                     for name, about in facts.metrics["denoise"].items()])
     return prose(
-        f"The figures show the denoising of {shown}: the state $x_t$ of the sampler and the image "
-        r"$\hat x_0$ that the network predicts from it.",
-        "*Normalised* are the values that the network sees, rescaled to [0, 1] image by image.",
-        "*Denormalised* are the same values as pixels, clipped to their range.")
+        say(r"The figures show the denoising of {shown}: the state $x_t$ of the sampler and the "
+            r"image $\hat x_0$ that the network predicts from it.", shown=shown),
+        say("*Normalised* are the values that the network sees, rescaled to [0, 1] image by "
+            "image."),
+        say("*Denormalised* are the same values as pixels, clipped to their range."))
 
 
-@if_present("timesteps", "timesteps")
+@if_present("timesteps")
 def experiment_text(facts: Facts) -> str:
     """Return the result of the timesteps experiment."""
     first, second = facts.metrics["timesteps"]["variants"]
@@ -107,53 +136,58 @@ def experiment_text(facts: Facts) -> str:
     for name in CONDITION_FILES:
         gain = second[name]["micro"] - first[name]["micro"]
         objects = facts.metrics["timesteps"]["objects"][name]
-        change = ("does not change the micro accuracy" if gain == 0 else
-                  f"{'raises' if gain > 0 else 'lowers'} the micro accuracy by "
-                  f"{decimals(abs(gain))} ({round(abs(gain) * objects)} of {objects} objects)")
-        changes.append(f"on {code(name + '.json')} it {change}")
+        changes.append(say(
+            "on {file} it does not change the micro accuracy" if gain == 0 else
+            "on {file} it raises the micro accuracy by {gain} ({hits} of {objects} objects)"
+            if gain > 0 else
+            "on {file} it lowers the micro accuracy by {gain} ({hits} of {objects} objects)",
+            file=code(name + ".json"), gain=decimals(abs(gain)),
+            hits=round(abs(gain) * objects), objects=objects))
     return prose(
-        f"Training with T = {second['num_train_timesteps']} instead of "
-        f"{first['num_train_timesteps']}, all else equal: {listed(changes)}.",
-        f"Both variants are compared after {first['epochs']} of the {facts.params.epochs} epochs "
-        "of the same training.",
-        "Each is a single training with one seed, so differences of a few objects are within "
-        "chance.")
+        say("Training with T = {second} instead of {first}, all else equal: {changes} "
+            "(@tbl:timesteps).", second=second["num_train_timesteps"],
+            first=first["num_train_timesteps"], changes=listed(changes)),
+        say("Both variants are compared after {compared} of the {epochs} epochs of the same "
+            "training.", compared=first["epochs"], epochs=facts.params.epochs),
+        say("Each is a single training with one seed, so differences of a few objects are within "
+            "chance."))
 
 
 def runs_text(groups: Sequence[Group]) -> str:
-    """Return the accuracy over seeds, and which groups differ from the first beyond chance."""
+    """Return the accuracy over seeds, and which groups differ from the first beyond chance.
+
+    Empty if there is a single run.
+    """
     if sum(len(group.runs) for group in groups) < 2:
-        return prose(
-            "No other runs were named for a comparison.",
-            f"Set the parameter {code('runs')}, or use {code('make seeds')} and "
-            f"{code('make ablations')}.")
+        return ""
     first, *others = groups
     sentences = []
     if len(first.runs) > 1:
-        scores = listed([f"{with_interval(*first.micro(name))} on {code(name + '.json')}"
-                         for name in CONDITION_FILES])
-        sentences.append(
-            f"Over {len(first.runs)} seeds ({listed([str(s) for s in first.seeds])}), this "
-            f"configuration reaches a mean micro accuracy of {scores}.")
-    gains = [(code(group.name) + (" (sampling guided by the evaluator)" if group.guided else ""),
-              group.gain(first)) for group in others]
+        scores = listed([say("{micro} on {file}", micro=with_interval(*first.micro(name)),
+                             file=code(name + ".json")) for name in CONDITION_FILES])
+        sentences.append(say(
+            "Over {number} seeds ({seeds}), this configuration reaches a mean micro accuracy of "
+            "{scores}.", number=len(first.runs), seeds=listed([str(s) for s in first.seeds]),
+            scores=scores))
+    gains = [(code(group.name) + (say(" (sampling guided by the evaluator)") if group.guided
+                                  else ""), group.gain(first)) for group in others]
     known = [(name, gain) for name, gain in gains if gain]
-    better = [name for name, (mean, half) in known if mean > half]
-    worse = [name for name, (mean, half) in known if mean < -half]
-    unclear = [name for name, (mean, half) in known if abs(mean) <= half]
-    base = f"{code(first.name)} over both files"
-    if better:
-        sentences.append(f"More objects are found with {listed(better)} than with {base}.")
-    if worse:
-        sentences.append(f"Fewer objects are found with {listed(worse)} than with {base}.")
-    if unclear:
-        sentences.append(f"The difference between {listed(unclear)} and {base} is not significant.")
+    base = code(first.name)
+    for text, names in (
+            ("More objects are found with {names} than with {base} over both files.",
+             [name for name, (mean, half) in known if mean > half]),
+            ("Fewer objects are found with {names} than with {base} over both files.",
+             [name for name, (mean, half) in known if mean < -half]),
+            ("The difference between {names} and {base} over both files is not significant.",
+             [name for name, (mean, half) in known if abs(mean) <= half]),
+            ("No seed is shared between {base} and {names}.",
+             [name for name, gain in gains if not gain])):
+        if names:
+            sentences.append(say(text, names=listed(names), base=base))
     if known:
-        sentences += [
-            "The intervals cover the conditions, not the training seeds.",
-            "Among comparisons without a true difference, one in twenty still appears significant."]
-    if unpaired := [name for name, gain in gains if not gain]:
-        sentences.append(f"No seed is shared between {code(first.name)} and {listed(unpaired)}.")
+        sentences.append(say(
+            "The intervals cover the conditions, not the training seeds. Among comparisons without "
+            "a true difference, one in twenty still appears significant."))
     return prose(*sentences)
 
 
@@ -164,7 +198,7 @@ def error_kinds(scored: Mapping[str, Any]) -> dict[str, int]:
             "both": found["other"]}
 
 
-@if_present("test", "evaluate")
+@if_present("test")
 def discussion(facts: Facts) -> str:
     """Return what fails and what does not, for both condition files."""
     items = []
@@ -173,24 +207,28 @@ def discussion(facts: Facts) -> str:
         kinds = error_kinds(scored)
         missed = sum(kinds.values())
         if not missed:
-            items.append(f"In {file}, no object was missed.")
+            items.append(say("In {file}, no object was missed.", file=file))
             continue
-        items.append(
-            f"In {file}, {missed} objects were missed: {kinds['colour']} were seen with the right "
-            f"shape in another colour, {kinds['shape']} with the right colour in another shape, "
-            f"and {kinds['both']} with both wrong.")
+        items.append(say(
+            "In {file}, one object was missed (@tbl:{table})." if missed == 1 else
+            "In {file}, {missed} objects were missed: {colour} were seen with the right shape in "
+            "another colour, {shape} with the right colour in another shape, and {both} with both "
+            "wrong (@tbl:{table}).", file=file, missed=missed, **kinds,
+            table=f"conditions-{identifier(name)}"))
         by_count = listed([
-            f"{decimals(part['hits'] / part['total'])} for {size} object{'s' * (size != '1')}"
+            say("{found} for {size} object" if size == "1" else "{found} for {size} objects",
+                found=decimals(part["hits"] / part["total"]), size=size)
             for size, part in sorted(scored["per_count"].items())])
-        items.append(
-            f"In {file}, the fraction found is {by_count}. The lowest accuracy by colour is for "
-            f"{_weakest(scored['per_colour'])}, and by shape for {_weakest(scored['per_shape'])}.")
+        items.append(say(
+            "In {file}, the fraction found is {fractions}. The lowest accuracy by colour is for "
+            "{colour}, and by shape for {shape} (@tbl:objects).", file=file, fractions=by_count,
+            colour=_weakest(scored["per_colour"]), shape=_weakest(scored["per_shape"])))
     return "\n".join(f"- {item}" for item in items) + "\n"
 
 
 def _weakest(tallies: Mapping[str, Mapping[str, int]]) -> str:
     name = min(tallies, key=lambda key: tallies[key]["hits"] / tallies[key]["total"])
-    return f"{name} ({tallies[name]['hits']} of {tallies[name]['total']})"
+    return say("{name} ({hits} of {total})", name=name, **tallies[name])
 
 
 def published_text(facts: Facts) -> str:
@@ -198,9 +236,8 @@ def published_text(facts: Facts) -> str:
     data = facts.metrics.get("data", {}).get("kind")
     kind = facts.metrics.get("evaluator", {}).get("kind")
     if (data, kind) == ("real", "official"):
-        return ("This run also used the real data and the official evaluator, so its scores are "
-                "comparable with published scores of the same metric.\n")
-    return prose(
-        "The published scores are for real data and the official evaluator.",
-        f"This run used other data or another evaluator ({facts.origin()}), so its scores cannot "
-        "be compared with them and are listed in separate tables.")
+        return say("This run also used the real data and the official evaluator, so its scores are "
+                   "comparable with published scores of the same metric.") + "\n"
+    return say("The published scores are for real data and the official evaluator. This run used "
+               "other data or another evaluator ({origin}), so its scores cannot be compared with "
+               "them and are listed in separate tables.", origin=facts.origin()) + "\n"

@@ -69,8 +69,8 @@ def font_faces(text: str, fonts: Iterable[Path]) -> str:
 
 
 def _beyond(text: str) -> set[str]:
-    # The fonts that come with typst have Latin, Greek, Cyrillic and the usual punctuation.
-    return {c for c in text if ord(c) > 0x052F and not 0x2000 <= ord(c) <= 0x22FF}
+    # The fonts that come with typst have Latin, Greek, Cyrillic, punctuation and symbols.
+    return {c for c in text if ord(c) > 0x052F and not 0x2000 <= ord(c) <= 0x27FF}
 
 
 def _characters(font: TTFont) -> set[str]:

@@ -11,7 +11,7 @@ from typing import Any
 from IPython.display import Image, display
 
 from cddpm_core.config.progress import by_hand
-from cddpm_core.report.charts import training_curves
+from cddpm_core.report.training_charts import training_curves
 from cddpm_core.training.history import read_history
 
 __all__ = ["live_curves"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
@@ -13,9 +14,10 @@ from cddpm_core.config.presets import read_yaml
 from cddpm_core.config.schema import resolve
 from cddpm_core.data.labels import CONDITION_FILES
 from cddpm_core.report.bench_tables import arithmetic_text, bench_table, race_tables
-from cddpm_core.report.compare import REPEATED, Group, grouped
+from cddpm_core.report.compare import REPEATED, Group, grouped, interval
 from cddpm_core.report.facts import DATA_KINDS, Facts, evaluator_phrase, read_facts
 from cddpm_core.report.markdown import code, duration, escape, table, with_interval
+from cddpm_core.report.result_grids import grids_text
 from cddpm_core.runs.run import Run
 
 __all__ = ["write_results"]
@@ -26,7 +28,7 @@ HEAD = """# outputs
 
 One folder for each run, `bench/` with what `make bench` measured, `scores/` with the scores of
 images made elsewhere, and `cache/`, which all runs share: rendered data and resized images. Git
-ignores all of it except this file and the pictures of the main README. Removing a run loses its
+ignores all of it except this file and the pictures in it. Removing a run loses its
 results; removing `cache/` costs the time to render again.
 
 | in `outputs/<run>/` | what it is |
@@ -45,9 +47,14 @@ results; removing `cache/` costs the time to render again.
 
 The rest of this file is written by `python -m cddpm_core results` from the runs that are here.
 """
-HEADER = ["run", "data", "evaluator", "training", *(
-    f"{name} {metric}" for name in CONDITION_FILES for metric in ("micro", "macro")),
-    "sampling", "command"]
+# Columns of results: where ``metrics.json`` has them, and a factor.
+MEASURES = {
+    **{f"{name} {metric}": ((name, metric), 1)
+       for name in CONDITION_FILES for metric in ("micro", "macro")},
+    **{f"{name} micro, one layout": ((name, "one_layout", "micro"), 1) for name in CONDITION_FILES},
+    "sharpness": (("fidelity", "sharpness", "value"), 1),
+    "1000 × kernel distance": (("fidelity", "kernel_distance", "value"), 1000)}
+NONE = "–"
 
 
 def write_results(outputs: Path | None = None) -> Path:
@@ -64,7 +71,8 @@ def write_results(outputs: Path | None = None) -> Path:
     plain = [facts for facts in runs if facts not in ablations]
     if SHIPPED_FROM not in [facts.run.name for facts in runs]:
         plain += _shipped()
-    sections = [HEAD, _results(grouped(plain)), _ablations(grouped(ablations))]
+    sections = [HEAD, _results(grouped(plain)), grids_text(bench.outputs),
+                _ablations(grouped(ablations))]
     measured = bench.read("bench.json")
     if measured:
         sections.append("## Speed\n\n" + "\n".join(
@@ -73,7 +81,8 @@ def write_results(outputs: Path | None = None) -> Path:
         sections.append("## Not readable\n\n" + "\n".join(
             f"- {escape(sentence)}" for sentence in unreadable) + "\n")
     # The report's convention for captions means nothing here.
-    text = "\n".join(filter(None, sections)).replace("\n\nTable: ", "\n\n")
+    text = re.sub(r"\n\nTable: (.*?)(\[\]\(#tbl:[^)]*\))?\n", r"\n\n\1\n",
+                  "\n".join(filter(None, sections)))
     path = bench.outputs / "README.md"
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -124,15 +133,19 @@ def _results(groups: Sequence[Group]) -> str:
             rows.append(_row(f"mean of {len(group.runs)} seeds", group, _sweep_command(group)))
     if not rows:
         return "## Results\n\nNo run has been evaluated yet: `make report`.\n"
+    header = [key for key in rows[0] if any(row[key] != NONE for row in rows)]
     return ("## Results\n\n"
-            + table(HEADER, rows, "", numbers=False)
+            + table(header, [[row[key] for key in header] for row in rows], "", numbers=False)
             + "\nMicro accuracy is the fraction of all objects found, macro accuracy the mean over "
-              "images. Means over seeds have 95 % intervals by Student's t. Scores of different "
-              "data or evaluators are not comparable.\n\n"
+              "images; with one layout means with `layout_choices: 1`. Sharpness is relative to "
+              "held-out renders of the same labels and positions, at best 1; the kernel distance "
+              "to these, on the evaluator's features, is at best 0. Means over seeds have 95 % "
+              "intervals by Student's t. Scores of different data or evaluators are not "
+              "comparable.\n\n"
             + _machines(facts for group in groups for facts in group.runs))
 
 
-def _row(name: str, group: Group, command: str) -> list[str]:
+def _row(name: str, group: Group, command: str) -> dict[str, str]:
     facts = group.runs[0]
     sampled, p = facts.metrics.get("sample", {}), facts.params
     kind = facts.metrics.get("data", {}).get("kind") or (
@@ -140,17 +153,26 @@ def _row(name: str, group: Group, command: str) -> list[str]:
     guided = "; guided by the evaluator, scores biased" if p.evaluator_guidance else ""
     seconds = [about.metrics["train"]["seconds"] for about in group.runs
                if "train" in about.metrics]
+    imported = facts.metrics.get("train", {}).get("imported")
     took = f" in {duration(fmean(seconds))}" if seconds else ""
-    return [name,
-            DATA_KINDS[kind] + (", held-out conditions" if p.holdout != "none" else ""),
-            evaluator_phrase(facts.metrics.get("evaluator", {})) + guided,
-            f"{p.epochs} epoch{'s' * (p.epochs > 1)}{took}",
-            *(with_interval(*accuracy(file)) for file in CONDITION_FILES
-              for accuracy in (group.micro, group.macro)),
-            f"{sampled.get('sampler', p.sampler)}, "
-            f"{sampled.get('num_inference_steps', p.num_inference_steps)} steps, "
-            f"guidance {sampled.get('guidance_scale', p.guidance_scale):g}",
-            code(command)]
+    return {
+        "run": name,
+        "data": DATA_KINDS[kind] + (", held-out conditions" if p.holdout != "none" else ""),
+        "evaluator": evaluator_phrase(facts.metrics.get("evaluator", {})) + guided,
+        "training": f"imported from {code(imported['file'])}" if imported else
+                    f"{p.epochs} epoch{'s' * (p.epochs > 1)}{took}",
+        **{measure: _mean(group, path, factor) for measure, (path, factor) in MEASURES.items()},
+        "sampling": f"{sampled.get('sampler', p.sampler)}, "
+                    f"{sampled.get('num_inference_steps', p.num_inference_steps)} steps, "
+                    f"guidance {sampled.get('guidance_scale', p.guidance_scale):g}",
+        "command": code(command)}
+
+
+def _mean(group: Group, path: Sequence[str], factor: float) -> str:
+    try:
+        return with_interval(*interval([factor * value for value in group.values(*path)]))
+    except (KeyError, TypeError):  # not measured, or None: there was nothing to measure
+        return NONE
 
 
 def _ablations(groups: Sequence[Group]) -> str:

@@ -13,8 +13,13 @@ __all__ = ["accuracy_lines", "bench_lines", "run_lines"]
 
 def accuracy_lines(metrics: Mapping[str, Any]) -> list[str]:
     """Return the accuracies of a part of ``metrics.json``, a line for each file of conditions."""
-    return [f"{name}: micro {metrics[name]['micro']:.4f}, macro {metrics[name]['macro']:.4f}"
-            for name in CONDITION_FILES]
+    return [f"{name}: {_accuracies(metrics[name])}" + (
+        f"; with layout_choices 1: {_accuracies(alone)}"
+        if (alone := metrics[name].get("one_layout")) else "") for name in CONDITION_FILES]
+
+
+def _accuracies(found: Mapping[str, Any]) -> str:
+    return f"micro {found['micro']:.4f}, macro {found['macro']:.4f}"
 
 
 def run_lines(metrics: Mapping[str, Any]) -> list[str]:
@@ -26,11 +31,17 @@ def run_lines(metrics: Mapping[str, Any]) -> list[str]:
             f"scored by: {evaluator_phrase(evaluator)}{guided}", *accuracy_lines(metrics),
             *([f"scored by: {evaluator_phrase(second['evaluator'])}", *accuracy_lines(second)]
               if second else []),
-            f"training: {metrics['train']['seconds'] / 60:.1f} minutes, "
-            f"{metrics['train']['images_per_second']:.1f} images/s",
+            _training_line(metrics["train"]),
             f"sampling: {sample['num_inference_steps']} steps, "
             f"{sample['images_per_second']:.2f} images/s",
             f"total: {metrics['total_seconds'] / 60:.1f} minutes"]
+
+
+def _training_line(train: Mapping[str, Any]) -> str:
+    if "imported" in train:
+        return f"model: imported from {train['imported']['file']}, not trained here"
+    return (f"training: {train['seconds'] / 60:.1f} minutes, "
+            f"{train['images_per_second']:.1f} images/s")
 
 
 def bench_lines(results: Mapping[str, Any]) -> list[str]:

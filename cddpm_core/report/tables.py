@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import fmean
 from typing import TYPE_CHECKING
 
 from cddpm_core.config.schema import FIELDS, Params, applies
 from cddpm_core.data.labels import COLOURS, CONDITION_FILES, SHAPES
-from cddpm_core.report.compare import Group
 from cddpm_core.report.facts import GUIDED, Facts, evaluator_phrase, if_present
-from cddpm_core.report.markdown import code, count, decimals, duration, escape, table, with_interval
+from cddpm_core.report.language import say
+from cddpm_core.report.markdown import code, count, decimals, duration, escape, prose, table
 
 if TYPE_CHECKING:
-    from cddpm_core.data.images import FolderFiles
+    from cddpm_core.config.folders import FolderFiles
 
 __all__ = ["accuracy_table", "comparison_table", "condition_table", "configuration_table",
-           "files_table", "label_table", "object_table", "provenance_table", "runs_table",
-           "stage_table", "timesteps_table", "training_table", "unet_table", "verdict_table"]
+           "files_table", "label_table", "object_table", "of", "timesteps_table", "training_table",
+           "unet_table", "verdict_table"]
 
 # Facts about the labels of the course's real set.
 COURSE_LABELS = {
@@ -31,15 +30,19 @@ ACCURACIES = [f"{name} {metric}" for name in CONDITION_FILES for metric in ("mic
 PREPARATION = ("seed", "standardise", "trim_rows", "data_scale")
 
 
+def of(part: int | str, whole: int | str) -> str:
+    """Return how many of how many."""
+    return say("{part} of {whole}", part=part, whole=whole)
+
+
 def files_table(files: FolderFiles) -> str:
     """Return how many images of a data folder are named, found, missing and surplus."""
     def row(what: str, names: Sequence[str]) -> list[str]:
         shown = ", ".join(map(code, names[:3])) + (", …" if len(names) > 3 else "")
         return [what, count(len(names)), shown or "–"]
 
-    there = [name for name in files.named if name not in set(files.missing)]
     return table(["images", "number", "examples"],
-                 [row("in train.json", files.named), row("found", there),
+                 [row("in train.json", files.named), row("found", list(files.found)),
                   row("missing", files.missing),
                   row("not in train.json", files.surplus)],
                  f"Files in {code(files.images)}.", numbers=False)
@@ -57,11 +60,14 @@ def label_table(facts: Facts) -> str:
             "images with an object, maximum": count(max(per_object)),
             "distinct conditions": count(data["conditions"]),
             **{f"conditions of {name}.json among them":
-               f"{data['overlap'][name]['seen']} of {data['overlap'][name]['conditions']}"
+               of(data["overlap"][name]["seen"], data["overlap"][name]["conditions"])
                for name in CONDITION_FILES}}
-    rows = [[what, value, COURSE_LABELS[what]] for what, value in here.items()]
+    course = {what: of(*value.split(" of ")) if " of " in value else value
+              for what, value in COURSE_LABELS.items()}
+    rows = [[say(what), value, course[what]] for what, value in here.items()]
     return table(["labels", "this run", "train.json of the course"], rows,
-                 f"Label statistics; this run: {escape(facts.origin())}.")
+                 say("Label statistics; this run: {origin}.", origin=escape(facts.origin())),
+                 name="labels")
 
 
 @if_present("data")
@@ -71,22 +77,28 @@ def comparison_table(facts: Facts) -> str:
              f"{frame['difference_in_boxes']:.2f}"]
             for frame in facts.metrics["data"].get("reference", [])]
     return table(["frame", "objects found", "difference", "in bounding boxes"], rows,
-                 "Mean absolute difference, of 255 levels at 64 × 64, between real frames and the "
-                 "same scenes rendered.", numbers=False) if rows else ""
+                 say("Mean absolute difference, of 255 levels at 64 × 64, between real frames and "
+                     "the same scenes rendered."), numbers=False, name="comparison") if rows else ""
 
 
 @if_present("test")
 def accuracy_table(facts: Facts) -> str:
-    """Return micro and macro accuracy of both condition files."""
-    rows = []
+    """Return micro and macro accuracy of both condition files, also with one layout an image."""
+    rows, alone = [], {}
     for name in CONDITION_FILES:
         part = facts.metrics[name]
+        alone = part.get("one_layout") or {}
         rows.append([code(f"{name}.json"), decimals(part["micro"]), decimals(part["macro"]),
-                     f"{part['hits']} of {part['objects']}",
-                     f"{part['solved']} of {part['images']}"])
-    caption = f"Accuracy on the two condition files ({facts.origin()}{facts.layout_note()})."
-    return table(["conditions", "micro", "macro", "objects found", "images fully correct"], rows,
-                 caption)
+                     of(part["hits"], part["objects"]), of(part["solved"], part["images"]),
+                     *(decimals(alone[metric]) for metric in ("micro", "macro") if alone)])
+    caption = say("Accuracy on the two condition files ({origin}).",
+                  origin=facts.origin() + facts.layout_note())
+    if alone:
+        caption = prose(caption, say("With one layout: with {setting}.",
+                                     setting=code("layout_choices: 1"))).strip()
+    return table(["conditions", "micro", "macro", "objects found", "images fully correct",
+                  *(["micro, one layout", "macro, one layout"] if alone else [])], rows,
+                 caption, name="accuracy")
 
 
 @if_present("test")
@@ -95,28 +107,27 @@ def verdict_table(facts: Facts) -> str:
     second = facts.metrics.get("second")
     if not second:
         return ""
-    guided = f"; {GUIDED}" if facts.params.evaluator_guidance else ""
+    guided = say("; ") + say(GUIDED) if facts.params.evaluator_guidance else ""
     rows = [[evaluator_phrase(verdict["evaluator"]) + note, *(
         decimals(verdict[name][metric]) for name in CONDITION_FILES
         for metric in ("micro", "macro"))]
         for verdict, note in ((facts.metrics, guided), (second, ""))]
     return table(["evaluator", *ACCURACIES], rows,
-                 f"The same images, scored by two evaluators ({facts.data_phrase()}).")
+                 say("The same images, scored by two evaluators ({data}).",
+                     data=facts.data_phrase()), name="verdicts")
 
 
 @if_present("test")
-def object_table(facts: Facts, name: str) -> str:
-    """Return hits of total for each object of a condition file, colour by shape."""
-    per_object = facts.scores[name]["per_object"]
+def object_table(facts: Facts) -> str:
+    """Return hits of total for each object, colour by shape, a set of columns for each file."""
     rows = []
     for colour in COLOURS:
-        tallies = [per_object.get(f"{colour} {shape}", {"hits": 0, "total": 0})
-                   for shape in SHAPES]
-        rows.append([colour, *(f"{t['hits']} of {t['total']}" if t["total"] else "–"
-                               for t in tallies)])
-    return table(["colour", *SHAPES], rows,
-                 f"Objects found, of those asked for in {code(name + '.json')} "
-                 f"({facts.origin()}{facts.layout_note()}).")
+        tallies = [facts.scores[name]["per_object"].get(f"{colour} {shape}", {"total": 0})
+                   for name in CONDITION_FILES for shape in SHAPES]
+        rows.append([colour, *(of(t["hits"], t["total"]) if t["total"] else "–" for t in tallies)])
+    return table(["colour", *(f"{name} {shape}" for name in CONDITION_FILES for shape in SHAPES)],
+                 rows, say("Objects found, of those asked for, in both files ({origin}).",
+                           origin=facts.origin() + facts.layout_note()), name="objects")
 
 
 @if_present("test")
@@ -126,7 +137,7 @@ def condition_table(facts: Facts, name: str, max_rows: int = 8) -> str:
     failed = sorted((item for item in numbered if not all(item[1]["hits"])),
                     key=lambda item: (item[1]["accuracy"], item[0]))
     if not failed:
-        return f"In {code(name + '.json')}, every object was found.\n"
+        return ""
     rows = []
     for row, found in failed[:max_rows]:
         missed = [n for n, hit in zip(found["labels"], found["hits"], strict=True) if not hit]
@@ -134,19 +145,22 @@ def condition_table(facts: Facts, name: str, max_rows: int = 8) -> str:
         asked = [n for n in found["labels"] if n not in missed]
         rows.append([str(row), decimals(found["accuracy"]), ", ".join(asked) or "–",
                      ", ".join(missed), ", ".join(extra)])
-    shown = (f"The {len(rows)} of {len(failed)} conditions of lowest accuracy"
-             if len(failed) > len(rows) else "All conditions with a missed object")
-    caption = (f"{shown} in {code(name + '.json')}; rows count from 0 "
-               f"({facts.origin()}{facts.layout_note()}).")
+    caption = say("The {shown} of {failed} conditions of lowest accuracy in {file}; rows count "
+                  "from 0 ({origin})." if len(failed) > len(rows) else
+                  "All conditions with a missed object in {file}; rows count from 0 ({origin}).",
+                  shown=len(rows), failed=len(failed), file=code(f"{name}.json"),
+                  origin=facts.origin() + facts.layout_note())
     return table(["row", "accuracy", "found", "missed", "seen instead"], rows, caption,
-                 numbers=False)
+                 numbers=False, name=f"conditions_{name}")
 
 
-def configuration_table(params: Params, keys: Sequence[str], caption: str) -> str:
+def configuration_table(params: Params, keys: Sequence[str], caption: str,
+                        name: str = "") -> str:
     """Return the given parameters with their values and meanings."""
     values = params.to_dict()
-    rows = [[code(key), code(values[key]), FIELDS[key].help] for key in keys]
-    return table(["parameter", "value", "meaning"], rows, caption, numbers=False)
+    rows = [[code(key), code(values[key]), say(FIELDS[key].help)] for key in keys]
+    return table(["parameter", "value", "meaning"], rows, caption, numbers=False,
+                 name=name)
 
 
 def training_table(params: Params) -> str:
@@ -154,7 +168,7 @@ def training_table(params: Params) -> str:
     keys = [key for key, about in FIELDS.items()
             if (about.chapter in ("noise", "training") or key in PREPARATION)
             and about.affects not in ("report", "nothing") and applies(key, params)]
-    return configuration_table(params, keys, "Training configuration.")
+    return configuration_table(params, keys, say("Training configuration."), "training")
 
 
 def unet_table(params: Params, image_rows: Sequence[int] = ()) -> str:
@@ -169,15 +183,14 @@ def unet_table(params: Params, image_rows: Sequence[int] = ()) -> str:
         height, side = (pixels // params.patch_size // 2**level
                         for pixels in (bottom - top, params.image_size))
         layers = params.layers_per_block
-        made_of = f"{layers} residual down, {layers + 1} up"
-        if params.backbone == "u_vit":
-            made_of = f"{layers} residual down, {layers} up"
-            if level == len(params.blocks) - 1:
-                made_of = f"{params.transformer_blocks} transformer blocks"
+        up = layers if params.backbone == "u_vit" else layers + 1
+        made_of = say("{down} residual down, {up} up", down=layers, up=up)
+        if params.backbone == "u_vit" and level == len(params.blocks) - 1:
+            made_of = say("{number} transformer blocks", number=params.transformer_blocks)
         rows.append([str(level + 1), f"{height} × {side}", str(width * multiple), made_of,
-                     "yes" if attention else "no"])
+                     say("yes") if attention else say("no")])
     return table(["level", "resolution", "channels", "layers", "attention"], rows,
-                 "Levels of the U-Net.")
+                 say("Levels of the U-Net."), name="levels")
 
 
 @if_present("timesteps")
@@ -189,45 +202,5 @@ def timesteps_table(facts: Facts) -> str:
              f"{variant['loss']:.4f}", duration(variant["seconds"])]
             for variant in facts.metrics["timesteps"]["variants"]]
     return table(["T", "sampler steps", *ACCURACIES, "loss", "training"], rows,
-                 f"Accuracy with different numbers of timesteps ({facts.origin()}).")
-
-
-def runs_table(facts: Facts, groups: Sequence[Group]) -> str:
-    """Return a row for each group of runs: what differs from the first, and its accuracies."""
-    rows, gains = [], [group.gain(groups[0]) for group in groups]
-    for group, gain in zip(groups, gains, strict=True):
-        changes = "; ".join(f"{code(key)} {code(here)}" for key, (_, here) in
-                            group.changes(groups[0]).items())
-        rows.append([code(group.name), changes or "–", str(len(group.runs)),
-                     *(with_interval(*accuracy(name)) for name in CONDITION_FILES
-                       for accuracy in (group.micro, group.macro)),
-                     *([with_interval(*gain, signed=True) if gain else "–"] if any(gains) else []),
-                     duration(fmean(group.values("train", "seconds")))])
-    header = ["run", "changes", "seeds", *ACCURACIES, *(["gain"] if any(gains) else []),
-              "training"]
-    notes = ["Runs side by side: means over seeds, with 95 % intervals where there are several."]
-    if any(gains):
-        notes.append("Gain: the fraction of objects of both files found in addition to the first "
-                     "row, with its 95 % interval over conditions.")
-    if any(group.guided for group in groups):
-        notes.append(f"With {code('evaluator_guidance')} the evaluator also guided the sampling.")
-    return table(header, rows, f"{' '.join(notes)} ({facts.origin()}.)")
-
-
-def provenance_table(facts: Facts) -> str:
-    """Return where data, evaluator and software of the run come from."""
-    metrics = facts.metrics
-    rows = [["run", code(facts.run.name)], ["seed", code(facts.params.seed)]]
-    for part in ("data", "evaluator"):
-        if part in metrics:
-            kind = metrics[part]["kind"] if part == "data" else evaluator_phrase(metrics[part])
-            rows += [[part, kind], [f"SHA-256 of the {part}", code(metrics[part]["sha256"])]]
-    rows += [[escape(key), code(value)] for key, value in metrics.get("made_with", {}).items()]
-    return table(["what", "value"], rows, "Provenance of the run.", numbers=False)
-
-
-def stage_table(facts: Facts) -> str:
-    """Return the state of each stage and the time it took."""
-    rows = [[name, stage["state"], duration(stage["seconds"]) if "seconds" in stage else "–"]
-            for name, stage in facts.status.get("stages", {}).items()]
-    return table(["stage", "state", "time"], rows, "Stages of the run.") if rows else ""
+                 say("Accuracy with different numbers of timesteps ({origin}).",
+                     origin=facts.origin()), name="timesteps")

@@ -9,9 +9,11 @@ from typing import Any
 
 from cddpm_core.config.errors import shown
 from cddpm_core.config.files import sha256_of
+from cddpm_core.config.folders import DEPTH, pictures_in
 from cddpm_core.config.schema import FIELDS, Params, keys_affecting
 from cddpm_core.runs.modules import PACKAGE, reached_modules, read_notebook, short_hash
 from cddpm_core.runs.run import Run
+from cddpm_core.runs.words import word_files
 
 __all__ = ["NEW", "data_fingerprint", "stage_inputs", "why_run"]
 
@@ -46,6 +48,7 @@ def stage_inputs(notebook: Path, params: Params, run: Run,
         others = [Run("bench", run.outputs) / "bench.json", *(
             Run(name, run.outputs) / file for name in params.runs if name != run.name
             for file in ("params.yaml", "metrics.json", "scores.json", "history.jsonl"))]
+        others += [*word_files(run, params), *(PACKAGE / "report/assets/words").iterdir()]
         files |= {"/".join(path.parts[-2:]): sha256_of(path) for path in others if path.exists()}
     found = {"params": values, "notebook": about.sha256, "modules": modules, "files": files,
              "needs": dict(needs)}
@@ -62,7 +65,7 @@ def _given_files(params: Params, declared: Iterable[str],
     if f"{PACKAGE.name}/{EVALUATORS}" in modules and params.evaluator:
         found["the evaluator"] = sha256_of(Path(params.evaluator).expanduser())
     if "reference" in declared and params.reference:
-        frames = sorted(Path(params.reference).expanduser().rglob("*.png"))
+        frames = pictures_in(Path(params.reference).expanduser(), DEPTH)
         found["the reference frames"] = short_hash([_facts(path, True) for path in frames])
         if params.clevr_assets:
             from cddpm_core.scenes.blender import cycles_version
@@ -86,8 +89,7 @@ def data_fingerprint(params: Params, *, times: bool = False) -> dict[str, Any]:
 
     folder = Path(params.data).expanduser()
     files = folder_files(folder)
-    images = [_facts(files.images / name, times) for name in files.named
-              if name not in set(files.missing)]
+    images = [(name, *_facts(path, times)[1:]) for name, path in files.found.items()]
     return {"labels": sha256_of(folder / "train.json"), "images": short_hash(images),
             "count": len(images)}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import socket
 from collections.abc import Iterator
@@ -18,34 +19,48 @@ from cddpm_core.config.files import remove_leftovers, write_json
 __all__ = ["locked"]
 
 
+# What a file system without locks says, such as some network drives.
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
+
+
 @contextlib.contextmanager
 def locked(folder: str | Path) -> Iterator[None]:
     """Hold the lock of a folder, so that no other process writes there meanwhile.
 
     The operating system holds ``.lock`` and releases it when the process ends, however it ends;
-    ``holder.json`` names the process. A process whose ancestor holds the lock (the kernel of a
-    stage, for example) shares it. Temporary files of killed processes are removed. Raises
-    `UserError` that names the process which holds the lock.
+    ``holder.json`` names the process, and alone counts where files cannot be locked. A process
+    whose ancestor holds the lock (the kernel of a stage, for example) shares it. Temporary files of
+    killed processes are removed. Raises `UserError` that names the process which holds the lock.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     about = folder / "holder.json"
     lock = FileLock(folder / ".lock")
-    me = psutil.Process()
-    with contextlib.suppress(Timeout):
+    me, here, hint = psutil.Process(), socket.gethostname(), "stop it"
+    holder = None
+    try:
         lock.acquire(blocking=False)
-    if not lock.is_locked:
+    except Timeout:
         holder = _read(about)
-        if (holder["pid"], holder["since"]) not in [(p.pid, p.create_time())
-                                                    for p in (me, *me.parents())]:
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        hint = f"remove {about} if it does not run any more"
+        found = _read(about)
+        if found["host"] == here and psutil.pid_exists(found["pid"]) or (
+                about.exists() and found["host"] != here):
+            holder = found
+    if holder:
+        # Not by the time a process started, which moves when somebody sets the clock.
+        if (holder["host"], holder["pid"]) not in [(here, p.pid) for p in (me, *me.parents())]:
             raise UserError(f"{folder}: in use by process {holder['pid']} on {holder['host']} "
-                            f"({holder['command']}); wait for it to end, stop it, or choose "
+                            f"({holder['command']}); wait for it to end, {hint}, or choose "
                             "another run name")
         yield
         return
     try:
         remove_leftovers(folder)
-        write_json(about, {"pid": me.pid, "since": me.create_time(), "host": socket.gethostname(),
+        write_json(about, {"pid": me.pid, "host": here,
                            "command": " ".join(" ".join(me.cmdline()).split())[:200]})
         yield
     finally:
@@ -56,8 +71,7 @@ def locked(folder: str | Path) -> Iterator[None]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return {"pid": int(found["pid"]), "since": float(found["since"]),
-                "host": str(found["host"]), "command": str(found["command"])}
+        return {"pid": int(found["pid"]), "host": str(found["host"]),
+                "command": str(found["command"])}
     except (OSError, ValueError, KeyError, TypeError):
-        return {"pid": "unknown", "since": 0.0, "host": "unknown host",
-                "command": "unknown command"}
+        return {"pid": "unknown", "host": "unknown host", "command": "unknown command"}

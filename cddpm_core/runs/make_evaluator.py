@@ -27,7 +27,7 @@ def make_evaluator(out: str, *, release: bool, device: str, command: str,
     `UserError`, before it trains, for a file of another suffix or in a folder that is none.
     """
     params = Params(device=device)
-    where, started = device_of(params), time.time()
+    where, started = device_of(params), time.monotonic()
     path = Path(out).expanduser() if out else Run("evaluator") / f"seed{recipe['seed']}{SUFFIX}"
     if release:
         if out:
@@ -37,7 +37,7 @@ def make_evaluator(out: str, *, release: bool, device: str, command: str,
         raise UserError(f"--out: expected a file {'*' + SUFFIX}, found {out}")
     path.parent.mkdir(parents=True, exist_ok=True)
     evaluator = train_stand_in(**recipe, device=where)
-    facts = {"command": command, "recipe": recipe, "seconds": round(time.time() - started, 1),
+    facts = {"command": command, "recipe": recipe, "seconds": round(time.monotonic() - started, 1),
              "made_with": made_with(params, where)}
     sha256 = save_stand_in(evaluator, path, facts)
     facts |= {"heldout": evaluator.heldout, "sha256": sha256}

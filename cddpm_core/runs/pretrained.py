@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cddpm_core.config.cells import cell_parameters
 from cddpm_core.config.errors import UserError
-from cddpm_core.config.schema import from_notebook
+from cddpm_core.config.schema import Params, resolve
 from cddpm_core.data.labels import CONDITION_FILES
 from cddpm_core.runs.run import Run, command, open_run
-from cddpm_core.runs.session import Session, of_parameters
+from cddpm_core.runs.session import Session
 
 __all__ = ["NAME", "open_trained", "pack", "pretrained_run"]
 
@@ -34,16 +35,15 @@ def open_trained(namespace: Mapping[str, Any]) -> Session:
     It is on the run that the notebook names. Without a name, it is on the usual run, or on
     `pretrained_run` if that is not trained.
     """
-    given = namespace.get("run")
-    named = given.name if isinstance(given, Run) else given
-    namespace = of_parameters(namespace)
+    values, paths = cell_parameters(namespace, Params)
+    named = values.get("run")
     run, params = pretrained_run(), None
     if named != NAME:
-        usual, found = open_run(namespace, write=False)
+        usual, found = open_run({**values, **paths}, write=False)
         if named or (usual / "model").exists() or not run.folder.exists():
             run, params = usual, found
     if params is None:
-        params = from_notebook({**namespace, "run": NAME}, run.params().to_dict())
+        params = resolve({**run.params().to_dict(), **values, "run": NAME}, "notebook parameters")
         print(f"run {NAME!r}, whose weights come with the package")
     else:
         print(f"run {run.name!r}")
@@ -53,14 +53,15 @@ def open_trained(namespace: Mapping[str, Any]) -> Session:
 def pack(run: Run, package: Path = PACKAGE) -> Run:
     """Write a finished run as the one that comes with the package, its network in bfloat16.
 
-    Codec and layouts stay as they are. The scores are those of the rounded weights. Raises
+    Codec and layouts stay as they are. The accuracies are those of the rounded weights, the
+    fidelity is that of the run. Raises
     `UserError` for a training that is not finished, or a run on data or with an evaluator that
     cannot be published, or with classifier guidance by the evaluator.
     """
     import torch
 
     from cddpm_core.data.dataset import ConditionDataset
-    from cddpm_core.evaluation.evaluate import get_evaluator, sample_and_score
+    from cddpm_core.evaluation.evaluate import get_evaluator, one_layout, sample_and_score
     from cddpm_core.evaluation.score import evaluator_facts, score_facts
     from cddpm_core.sampling.pipeline import load_pipeline, save_pipeline
 
@@ -82,10 +83,12 @@ def pack(run: Run, package: Path = PACKAGE) -> Run:
     params = params.replace(run=NAME, runs=[])
     packed.write_params(params)
     pipeline, evaluator = load_pipeline(packed / "model"), get_evaluator(params)
-    found = {name: score_facts(sample_and_score(pipeline, evaluator, ConditionDataset(name),
-                                                params, desc=name)[1])
-             for name in CONDITION_FILES}
+    found = {}
+    for name in CONDITION_FILES:
+        given = pipeline, evaluator, ConditionDataset(name), params, name
+        found[name] = {**score_facts(sample_and_score(*given)[1]), "one_layout": one_layout(*given)}
     metrics = run.read("metrics.json")
-    kept = {key: metrics[key] for key in ("train", "made_with", "sample") if key in metrics}
+    kept = {key: metrics[key] for key in ("train", "made_with", "sample", "fidelity")
+            if key in metrics}
     packed.update_metrics({**kept, "evaluator": evaluator_facts(evaluator), **found})
     return packed

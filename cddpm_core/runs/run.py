@@ -9,32 +9,37 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cddpm_core.config.errors import UserError
+from cddpm_core.config.cells import INPUT_PATH, OUTPUT_PATH, cell_parameters
+from cddpm_core.config.environment import OUTPUTS
+from cddpm_core.config.errors import UserError, shown
 from cddpm_core.config.files import SCHEMA, atomic, check_schema, project_root, write_json
 from cddpm_core.config.presets import PATHS, absolute, read_yaml, to_yaml
-from cddpm_core.config.progress import HEADLESS, papermill_output
-from cddpm_core.config.schema import FIELDS, Params, from_notebook, resolve
+from cddpm_core.config.progress import HEADLESS, headless
+from cddpm_core.config.schema import FIELDS, Params, coerce, resolve
 
-__all__ = ["OUTPUTS", "Run", "command", "open_run"]
+__all__ = ["OUTPUTS", "Run", "command", "open_run", "run_name"]
 
-OUTPUTS = "CDDPM_OUTPUTS"  # environment variable: another folder for outputs/, on a larger disk
 DEFAULT_RUN = "quick"
+LONGEST = 200  # bytes of a name, which a file system allows with the endings of files
 
 
 class Run:
     """The folder ``outputs/<name>`` and the files that other tools rely on."""
 
     def __init__(self, name: str, outputs: Path | None = None) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) or name == "cache":
-            raise UserError(f"run: found {name!r}, expected a folder name of letters, digits, "
-                            "'_', '-' and '.', without any path, other than 'cache'")
+        if (not name.isprintable() or not re.fullmatch(r"[^ ./\\-][^/\\]*(?<! )", name)
+                or len(name.encode()) > LONGEST or name == "cache"):
+            raise UserError(f"run: found {shown(name)}, expected a folder name without any path "
+                            "that does not begin with '.' or '-', other than 'cache'")
         self.name = name
-        self.outputs = outputs or Path(os.environ.get(OUTPUTS) or project_root() / "outputs")
+        given = os.environ.get(OUTPUTS)
+        self.outputs = outputs or (Path(absolute(given)) if given else project_root() / "outputs")
         self.folder = self.outputs / name
         self.cache = self.outputs / "cache"
 
@@ -124,16 +129,16 @@ class Run:
     @contextlib.contextmanager
     def stage(self, name: str, **more: Any) -> Iterator[None]:
         """Keep ``status.json`` up to date while a stage runs: its state and its seconds."""
-        started = time.time()
-        self.set_stage(name, "running", started=started, pid=os.getpid(), **more)
+        started = time.monotonic()  # which does not go back when somebody sets the clock
+        self.set_stage(name, "running", started=time.time(), pid=os.getpid(), **more)
         try:
             yield
         except BaseException as error:
             with contextlib.suppress(UserError):  # a full disk, which is then the error itself
-                self.set_stage(name, "failed", seconds=round(time.time() - started, 1),
+                self.set_stage(name, "failed", seconds=round(time.monotonic() - started, 1),
                                error=str(error)[:500], **more)
             raise
-        self.set_stage(name, "done", seconds=round(time.time() - started, 1),
+        self.set_stage(name, "done", seconds=round(time.monotonic() - started, 1),
                        finished=time.time(), **more)
 
 
@@ -146,28 +151,46 @@ def _merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def open_run(namespace: Mapping[str, Any], *, write: bool = True) -> tuple[Run, Params]:
-    """Return the run and parameters of a notebook, given its ``globals()``.
+    """Return the run and parameters of a notebook, given its ``globals()``; see `run_name`.
 
-    The name of the run is the parameter ``run``; if that is empty, the folder to which papermill
-    writes the notebook, else ``quick``. A parameter that the notebook does not declare keeps the
-    value of the run's ``params.yaml``, if there is one. Relative paths are relative to the working
-    directory. ``params.yaml`` is written anew, and a stage whose notebook is run without the
-    pipeline is recorded as run by hand; with ``write=False`` the run is only looked at.
+    A parameter that the notebook does not declare keeps the value of the run's ``params.yaml``, if
+    there is one. Relative paths are relative to the working directory. ``params.yaml`` is written
+    anew, and a stage whose notebook is run without the pipeline is recorded as run by hand; with
+    ``write=False`` the run is only looked at.
     """
-    given, output = namespace.get("run"), papermill_output()
-    if isinstance(given, Run):  # the cell is run again, after `run` was bound to its result
-        given = given.name
-    run = Run(str(given or (output.parent.name if output else DEFAULT_RUN)))
+    values, paths = cell_parameters(namespace, Params)
+    given = coerce("run", values.get("run"), "notebook parameters")
+    run = Run(run_name(given, paths.get(OUTPUT_PATH), write=write))
     base = run.params().to_dict() if (run / "params.yaml").exists() else {}
-    params = from_notebook({**namespace, "run": run.name}, base)
+    params = resolve({**base, **values, "run": run.name}, "notebook parameters")
     params = params.replace(**{key: absolute(getattr(params, key)) for key in PATHS})
     if write:
         run.write_params(params)
-        # Jupyter tells a kernel the path of its notebook by this variable.
-        stage = (output or Path(os.environ.get("JPY_SESSION_NAME", ""))).stem
+        # What JupyterLab and VS Code tell a kernel of its notebook.
+        stage = Path(paths.get(INPUT_PATH) or os.environ.get("JPY_SESSION_NAME")
+                     or namespace.get("__vsc_ipynb_file__", "")).stem
         if HEADLESS not in os.environ and (about := run.stages().get(stage)):
             run.set_stage(stage, **{**about, "state": "by hand", "finished": time.time()})
     return run, params
+
+
+def run_name(given: str, output: str | None = None, *, write: bool = True) -> str:
+    """Return the name of the run of a notebook: as given, else the folder papermill writes to.
+
+    By hand, or if nothing is written, it is else ``quick``. Raises `UserError` if it is not known.
+    """
+    if given:
+        return given
+    if output:
+        folder, outputs = Path(output).parent, Run(DEFAULT_RUN).outputs.resolve()
+        if folder.resolve() not in (outputs, *outputs.parents):
+            return folder.name
+    if not write or not output and not headless():
+        return DEFAULT_RUN
+    raise UserError("run: expected a name, for " + (
+        f"{output} is not in a folder that could be one, such as outputs/NAME/" if output else
+        "the program that runs this notebook does not say where it writes it")
+        + "; give papermill -p run NAME, or write run: str = \"NAME\" in the parameters cell")
 
 
 def command(run: Run, stage: str) -> str:
@@ -175,6 +198,7 @@ def command(run: Run, stage: str) -> str:
     params = f"params/{run.name}.yaml"
     if not (project_root() / params).exists():
         params = os.path.relpath(run / "params.yaml", project_root())
+    params = shlex.quote(params)
     if stage in FIELDS["experiments"].choices:
         return f"python -m cddpm_core report --params {params} -p experiments '[{stage}]'"
     return f"python -m cddpm_core stage {stage} --params {params}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from cddpm_core.config.schema import FIELDS, Params
+from cddpm_core.config.schema import Params
 from cddpm_core.runs.run import Run, command, open_run
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Session:
         """The trained model, on `device`."""
         from cddpm_core.sampling.pipeline import load_pipeline
 
-        assert self.trained is not None
+        _ = self.trained
         return load_pipeline(self.run / "model", self.device)
 
     @cached_property
@@ -83,16 +83,6 @@ def open_session(namespace: Mapping[str, Any], *, write: bool = True) -> Session
 
     It belongs in the cell after the parameters cell, which may be run again at any time.
     """
-    session = Session(*open_run(of_parameters(namespace), write=write))
+    session = Session(*open_run(namespace, write=write))
     print(f"run {session.run.name!r}")
     return session
-
-
-def of_parameters(namespace: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the namespace; if it holds a session already, only what is named as a parameter.
-
-    Later cells have then bound names of their own.
-    """
-    if any(isinstance(value, Session) for value in namespace.values()):
-        return {key: value for key, value in namespace.items() if key in FIELDS}
-    return namespace

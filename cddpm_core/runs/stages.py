@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import papermill
+from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from cddpm_core.config.errors import UserError, did_you_mean
@@ -20,6 +21,7 @@ from cddpm_core.config.progress import HEADLESS
 from cddpm_core.config.schema import FIELDS, Params, sampling_variants
 from cddpm_core.data.labels import CONDITION_FILES
 from cddpm_core.runs.archive import archive_stale_training, changed_since_training
+from cddpm_core.runs.importing import check_imported, without_training
 from cddpm_core.runs.inputs import NEW, stage_inputs, why_run
 from cddpm_core.runs.lock import locked
 from cddpm_core.runs.modules import read_notebook, short_hash
@@ -72,6 +74,9 @@ def run_stages(names: Sequence[str], params: Params, *, force: bool = False) -> 
         run.interrupted()
         run.write_params(params)
         for name in names:
+            if said := without_training(run, name):
+                print(f"{name}: {said}", flush=True)
+                continue
             _run_stage(name, names, params, run, force, archived if name == "train" else "")
     return run
 
@@ -82,7 +87,7 @@ def _check(names: Sequence[str], params: Params, run: Run) -> None:
     if params.data:
         from cddpm_core.data.images import check_folder
 
-        check_folder(params.data)
+        check_folder(params.data, params.missing)
     elif params.renderer == "cycles":
         from cddpm_core.scenes.version import scenes_version
 
@@ -96,6 +101,7 @@ def _check(names: Sequence[str], params: Params, run: Run) -> None:
                         "frames")
     if "sampling" in names:
         sampling_variants(params)
+    check_imported(run, params)
     if "report" in names:
         check_runs(params.runs, run)
 
@@ -183,8 +189,11 @@ def _execute(notebook: Path, output: Path, params: Params) -> None:
     running = output.with_name(f".{output.stem}.running.ipynb")
     os.environ[HEADLESS] = "1"
     try:
+        # Papermill fills in what stands in braces in a path.
+        source, target = (str(path).replace("{", "{{").replace("}", "}}")
+                          for path in (notebook, running))
         papermill.execute_notebook(
-            str(notebook), str(running), kernel_name="python3", progress_bar=False,
+            source, target, kernel_name="python3", progress_bar=False,
             parameters={k: v for k, v in params.to_dict().items() if k in declared},
             stderr_file=sys.stderr, cwd=str(project_root()), coalesce_streams=True)
     except PapermillExecutionError as error:
@@ -192,10 +201,12 @@ def _execute(notebook: Path, output: Path, params: Params) -> None:
             raise UserError(error.evalue) from None
         raise UserError(f"{notebook.name}: {error.ename}: {error.evalue} in cell "
                         f"{error.cell_index}; the traceback is in {output}") from None
-    except RuntimeError as error:
-        # What nbclient raises when a kernel dies, killed for its memory for instance.
+    except DeadKernelError as error:  # killed for its memory, for instance
         raise UserError(f"{notebook.name}: its kernel died ({error}); the same command resumes "
                         "from the last checkpoint") from None
+    except RuntimeError as error:
+        raise UserError(f"{notebook.name}: its kernel did not start ({error}); what stands above "
+                        f"is what {sys.executable} says of it") from None
     finally:
         del os.environ[HEADLESS]
         if running.exists():

@@ -1,51 +1,116 @@
-"""What a student submits: one zip of the report, the code and the images."""
+"""What a student submits: one zip of the report, the code and the images, and what it still lacks.
+
+The course asks for ``DL_LAB6_<number>_<name>.zip`` with the report as PDF, the source code, and
+the images of both files as ``images/test/0.png`` ... and ``images/new_test/0.png`` ..., without its
+data.
+"""
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from PIL import Image
 
 from cddpm_core.config.errors import UserError
 from cddpm_core.config.files import atomic, project_root
 from cddpm_core.data.labels import CONDITION_FILES, condition_file, read_conditions
 from cddpm_core.runs.run import Run, command
+from cddpm_core.runs.words import word_files, word_folders
 
-__all__ = ["write_submission"]
+__all__ = ["check_submission", "write_submission"]
 
+LAB = "DL_LAB6"
 CODE = ("cddpm_core", "notebooks", "params", "tests", "pyproject.toml", "environment.yml",
         "Makefile", "README.md", "LICENSE")
 LEFT_OUT = {"__pycache__", ".ipynb_checkpoints", ".pytest_cache", ".hypothesis",
             "pretrained"}  # cddpm_core/pretrained: weights that are not the student's
+READABLE = 0o100644 << 16  # a file that everybody may read, as the zip has it
+MOMENTS = 8  # of the denoising process, at least
+ASKED = {"red sphere", "cyan cylinder", "cyan cube"}  # the condition whose process is shown
 
 
 def write_submission(run: Run) -> Path:
-    """Write ``outputs/<run>.zip`` and return its path.
+    """Write the zip to the folder of outputs and return its path.
 
-    It holds ``report.pdf``, the code (without the weights that come with it), and
-    ``images/test/0.png`` ... and ``images/new_test/0.png`` ..., numbered in the order of the
-    condition files; all below a folder of the student's number, or of the run's name. The same
-    files give the same zip.
-    Raises `UserError` that names a missing file and the command that makes it.
+    It holds ``report.pdf``, the code (without the weights that come with it), the images in the
+    order of the condition files, ``params.yaml`` and the author's words; all below a folder of
+    the zip's name. Without an author or a number it has the name of the run. The same files give
+    the same zip. Raises `UserError` that names a missing file and the command that makes it.
     """
-    folder = run.params().student_id or run.name
-    path = run.outputs / f"{run.name}.zip"
+    name = submission_name(run)
+    path = run.outputs / f"{name}.zip"
     with atomic(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as file:
-        for name, source in (*_results(run), *_code()):
-            about = zipfile.ZipInfo(f"{folder}/{name}")  # without a date, to be reproducible
-            about.compress_type = zipfile.ZIP_DEFLATED
+        for inside, source in (*_results(run), *_words(run), *_code()):
+            about = zipfile.ZipInfo(f"{name}/{inside}")  # without a date, to be reproducible
+            about.compress_type, about.external_attr = zipfile.ZIP_DEFLATED, READABLE
             file.writestr(about, source.read_bytes())
     return path
 
 
+def submission_name(run: Run) -> str:
+    """Return the name of the zip: as the course asks, or that of the run."""
+    p = run.params()
+    author = re.sub(r"\s+", "_", re.sub(r'[/\\:*?"<>|.\x00-\x1f]', "", p.author).strip())
+    return f"{LAB}_{p.student_id}_{author}" if p.student_id and author else run.name
+
+
+def check_submission(run: Run) -> list[str]:
+    """Return a sentence for each thing that the course asks for and the run does not have."""
+    p, metrics = run.params(), run.read("metrics.json")
+    found = [f"{key}: not given; make report {key.upper()}=... puts it into the report and the "
+             "name of the zip" for key in ("author", "student_id") if not getattr(p, key)]
+    found += [f"{path}: does not exist yet, '{command(run, 'report')}' makes it"
+              for name in _wanted() if not (path := run / name).is_file()]
+    found += [f"{run / name}: expected a PNG picture of 64 × 64 pixels" for name in _wanted()
+              if name.endswith(".png") and (run / name).is_file() and not _is_image(run / name)]
+    if not metrics.get("train", {}).get("finished", True):
+        found.append("the training is not finished")
+    if metrics.get("data", {}).get("kind") != "real":
+        found.append("the model was not trained on the course's images: DATA=/path/to/data")
+    if metrics.get("evaluator", {}).get("kind") != "official":
+        found.append("the scores are not those of the official evaluator: "
+                     "EVALUATOR=/path/to/checkpoint.pth")
+    shown = [about for about in metrics.get("denoise", {}).values()
+             if set(about["labels"]) == ASKED]
+    if not shown or len(shown[0]["timesteps"]) < MOMENTS:
+        found.append(f"the denoising process of {', '.join(sorted(ASKED))} is not shown at "
+                     f"{MOMENTS} moments: '{command(run, 'denoise')}'")
+    if not any((folder / "discussion.md").is_file() for folder in word_folders(run, p)):
+        found.append("discussion.md: the report has no discussion of your own; 'python -m "
+                     "cddpm_core report --init' writes a file to begin with")
+    return found
+
+
+def _is_image(path: Path) -> bool:
+    try:
+        with Image.open(path) as image:
+            return (image.format, image.size) == ("PNG", (64, 64))
+    except OSError:
+        return False
+
+
+def _wanted() -> list[str]:
+    return ["report.pdf", *(f"images/{name}/{i}.png" for name in CONDITION_FILES
+                            for i in range(len(read_conditions(condition_file(name)))))]
+
+
 def _results(run: Run) -> Iterator[tuple[str, Path]]:
-    wanted = ["report.pdf", *(f"images/{name}/{i}.png" for name in CONDITION_FILES
-                              for i in range(len(read_conditions(condition_file(name)))))]
-    for name in wanted:
+    for name in _wanted():
         if not (run / name).is_file():
             raise UserError(f"{run / name}: does not exist yet, first run "
                             f"'{command(run, 'report')}'")
         yield name, run / name
+
+
+def _words(run: Run) -> Iterator[tuple[str, Path]]:
+    yield "params.yaml", run / "params.yaml"
+    given: dict[str, Path] = {}
+    for path in word_files(run, run.params()):  # of two with a name the first is in the report
+        given.setdefault(path.name, path)
+    yield from ((f"report/{name}", path) for name, path in given.items())
 
 
 def _code() -> Iterator[tuple[str, Path]]:

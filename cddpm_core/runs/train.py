@@ -29,6 +29,7 @@ from cddpm_core.data.source import data_source, load_dataset
 from cddpm_core.evaluation.evaluate import get_evaluator
 from cddpm_core.evaluation.evaluator import Evaluator
 from cddpm_core.runs.archive import record_training
+from cddpm_core.runs.importing import without_training
 from cddpm_core.runs.lock import locked
 from cddpm_core.runs.periodic import periodic_evaluation
 from cddpm_core.runs.run import OUTPUTS, Run
@@ -46,8 +47,10 @@ def train_in(run: Run, params: Params, dataset: IclevrDataset, evaluator: Evalua
     """Train in the folder of a run with evaluation on the way, and write ``metrics.json``.
 
     A training that is in the folder is resumed. Returns what `training.loop.train` returns.
-    Raises `UserError` if another process holds the folder's lock.
+    Raises `UserError` if another process holds the folder's lock, or its model is imported.
     """
+    if said := without_training(run, "train"):
+        raise UserError(f"{run.folder}: {said}; take another run name to train")
     first = accelerator is None or accelerator.is_main_process
     with locked(run.folder) if first else contextlib.nullcontext():
         if first:

@@ -14,7 +14,8 @@ from scipy.ndimage import binary_opening, label
 from scipy.optimize import least_squares, minimize
 
 from cddpm_core.config.errors import UserError
-from cddpm_core.data.images import find_image
+from cddpm_core.config.folders import folder_of_pictures, pictures_in
+from cddpm_core.data.images import folder_files, open_image
 from cddpm_core.data.labels import OBJECTS, SHAPES, read_train
 from cddpm_core.scenes.render import (
     CAMERA,
@@ -28,7 +29,8 @@ from cddpm_core.scenes.render import (
 )
 from cddpm_core.scenes.scene import LAMP_SHIFT, Scene, SceneObject
 
-__all__ = ["Comparison", "compare_folder", "fit_lamps", "fit_objects", "unproject"]
+__all__ = ["Comparison", "compare_folder", "fit_lamps", "fit_objects", "reference_frames",
+           "unproject"]
 
 _MIN_PIXELS = 60  # at 320x240, of a patch of differences that is taken for an object
 _TOLERANCE = 0.5  # of 255: how much worse the fit of a frame that continues a scene may be
@@ -182,28 +184,29 @@ def _largest_difference(rendered: np.ndarray, truth: np.ndarray) -> tuple[float,
     return float(columns.mean()), float(rows.mean())
 
 
-def compare_folder(folder: str | Path, max_frames: int = 6) -> list[Comparison]:
-    """Return the first real frames of a folder, each with its scene rendered again.
-
-    With a ``train.json`` they are its first images, and its labels name their objects; otherwise
-    all 4:3 images in the order of their names. A frame is taken as a continuation of the scene
-    before it if that explains it about as well. Raises `UserError` if there is no such image.
-    """
+def reference_frames(folder: str | Path) -> list[tuple[Path, Sequence[str] | None]]:
+    """Return images, or raise `UserError`, and the names of their objects if there are labels."""
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise UserError(f"reference: {folder} is not a folder, expected one with real frames")
     if (folder / "train.json").exists():
-        wanted = list(read_train(folder / "train.json").items())[:max_frames]
-    else:
-        wanted = [(path.name, None) for path in sorted(folder.glob("*.png"))]
+        labels = read_train(folder / "train.json")
+        return [(path, labels[name]) for name, path in folder_files(folder).found.items()]
+    return [(path, None) for path in pictures_in(folder_of_pictures(folder))]
+
+
+def compare_folder(folder: str | Path, max_frames: int = 6) -> list[Comparison]:
+    """Return the first 4:3 frames of a folder, each with its scene rendered again.
+
+    A frame is taken as a continuation of the scene before it if that explains it about as well.
+    Raises `UserError` if there is no such image.
+    """
     found: list[Comparison] = []
-    before: Scene | None = None
-    for name, names in wanted:
-        if len(found) == max_frames:
-            break
-        frame = _read_frame(find_image(folder, name))
+    for path, names in reference_frames(folder):
+        name, frame = path.name, _read_frame(path)
         if frame is None:
             continue
+        before = found[-1].scene if found else None
         fits = before and (names is None or {o.name for o in before.objects} <= set(names))
         best = _comparison(name, frame, fit_objects(frame, names, before)) if fits else None
         if (best is None or _overlapping(best.scene.objects)
@@ -211,7 +214,8 @@ def compare_folder(folder: str | Path, max_frames: int = 6) -> list[Comparison]:
             alone = _comparison(name, frame, fit_objects(frame, names))
             best = min((c for c in (best, alone) if c), key=lambda c: c.difference)
         found.append(best)
-        before = best.scene
+        if len(found) == max_frames:
+            break
     if not found:
         raise UserError(f"reference: no 4:3 image in {folder}, expected real frames of 320x240")
     return found
@@ -224,14 +228,9 @@ def _overlapping(objects: Sequence[SceneObject]) -> bool:
 
 def _read_frame(path: Path) -> np.ndarray | None:
     """Return an image as uint8 (240, 320, 3), None if it is not 4:3."""
-    try:
-        with Image.open(path) as picture:
-            if abs(picture.width * 3 - picture.height * 4) > 8:
-                return None
-            small = picture.convert("RGB").resize((WIDTH, HEIGHT), Image.Resampling.BILINEAR)
-    except Exception as error:  # Pillow has many
-        raise UserError(f"{path}: not a readable image ({type(error).__name__})") from None
-    return np.asarray(small)
+    picture = open_image(path)
+    fits = abs(picture.width * 3 - picture.height * 4) <= 8
+    return np.asarray(picture.resize((WIDTH, HEIGHT), Image.Resampling.BILINEAR)) if fits else None
 
 
 def _comparison(name: str, real: np.ndarray, scene: Scene) -> Comparison:

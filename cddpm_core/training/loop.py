@@ -64,7 +64,7 @@ def train(params: Params, dataset: IclevrDataset, folder: Path, *,
         write_history(folder, [line for line in read_history(folder)
                                if line["step"] <= trainer.step])
     last = min(trainer.total_steps, params.max_steps or trainer.total_steps)
-    saved_at, steps, since = time.time(), 0, 0.0
+    saved_at, steps, since = time.monotonic(), 0, 0.0
 
     def log(line: dict[str, Any]) -> None:
         if first:
@@ -103,9 +103,9 @@ def train(params: Params, dataset: IclevrDataset, folder: Path, *,
             if evaluate and due and trainer.step < trainer.total_steps:
                 log(evaluate(trainer.averaged(), f"epoch_{epoch:03d}"))
             if first and not trainer.consecutive_skips and (
-                    time.time() - saved_at > 60 * params.checkpoint_minutes):
+                    time.monotonic() - saved_at > 60 * params.checkpoint_minutes):
                 trainer.save(checkpoint)
-                saved_at = time.time()
+                saved_at = time.monotonic()
     if first:
         trainer.save(checkpoint)
         save_pipeline(trainer.averaged(), folder / "model")

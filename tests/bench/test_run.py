@@ -49,7 +49,8 @@ def test_bench_writes_ratios_with_their_range(trained, monkeypatch):
     found = run_bench(trained, out, repeats=1, scenes=1, steps=1, loop_images=1,
                       minutes=0, factors=(1,))
     assert json.loads((out / "bench.json").read_text()) == json.loads(json.dumps(found))
-    for name in ("rendering", "training_vs_plain_loop", "sampling_vs_seed_loop"):
+    for name in ("rendering", "training_vs_plain_loop", "training_two_at_once",
+                 "sampling_vs_seed_loop"):
         part = found[name]
         assert 0 < part["ratio"]["min"] <= part["ratio"]["median"] <= part["ratio"]["max"]
         assert all(len(seconds) == 1 for seconds in part["seconds"].values())
@@ -78,6 +79,19 @@ def test_variants_take_turns_and_the_first_turn_is_not_counted(monkeypatch):
     found = bench._take_turns(2, Bar(), (work, "a"), (work, "b"))
     assert calls == ["a", "b"] * 3
     assert [part["seconds"] for part in found] == [[3.0, 5.0], [4.0, 6.0]]
+
+
+def test_two_at_once_take_as_long_as_the_slower(monkeypatch):
+    monkeypatch.setattr(bench, "ProcessPoolExecutor", Here)
+    seconds = iter([9.0, 9.0, 9.0, 2.0, 4.0, 5.0])
+
+    class Bar:
+        def update(self):
+            pass
+
+    both, alone = bench._two_at_once(1, Bar(), (lambda: (next(seconds), None),))
+    assert alone["seconds"] == [2.0] and both["seconds"] == [5.0]
+    assert both["peak_mib"] == 2 * alone["peak_mib"]
 
 
 def test_operations_are_those_of_the_products(tiny):

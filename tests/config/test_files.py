@@ -2,9 +2,11 @@ import json
 import os
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cddpm_core.config.errors import UserError
-from cddpm_core.config.files import atomic, remove_leftovers, write_json
+from cddpm_core.config.files import atomic, read_json, read_text, remove_leftovers, write_json
 
 
 def test_atomic_writes_whole_files(tmp_path):
@@ -66,3 +68,53 @@ def test_files_of_a_folder_are_renamed_one_by_one(tmp_path):
     assert (tmp_path / "model/unet/weights").read_text() == "new"
     assert (tmp_path / "model/unet/old").read_text() == "kept"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"]
+
+
+@given(st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5), min_size=1),
+       st.sampled_from(ENCODINGS), st.sampled_from(["\n", "\r\n", "\r"]))
+def test_json_in_any_encoding_of_unicode_and_with_any_line_ends(tmp_path_factory, content, encoding,
+                                                                 line_end):
+    path = tmp_path_factory.getbasetemp() / "any.json"
+    path.write_bytes(json.dumps(content, indent=1).replace("\n", line_end).encode(encoding))
+    assert read_json(path) == content
+
+
+@pytest.mark.parametrize(("content", "words"), [
+    (b"", "malformed JSON at line 1, column 1: the file is empty"),
+    (b"\xef\xbb\xbf \r\n", "the file is empty"),
+    (b'{\n"a": 1,\n}', "malformed JSON at line 3"),
+    (b'[\r\n1,\r\n]', "malformed JSON at line 3"),
+    (b"{'a': 1}", "malformed JSON at line 1"),
+    (b'{"a": 1} // note', "malformed JSON at line 1, column 10"),
+    (b'{"NaN": 1,\n"a": NaN}', "malformed JSON at line 2, column 6: NaN is no value of JSON"),
+    (b'["\\"NaN",\n\n-Infinity]', "malformed JSON at line 3, column 1: -Infinity"),
+    (b'{"a": 1,\n"a": 2}', "'a' is there twice, with different values"),
+    (b'{"b": {"a": [1], "a": [2]}}', "'a' is there twice"),
+    (b'{"a":\n"\xe9"}', "cannot be read as text, line 2 is not utf-8; save it as UTF-8"),
+    (b"\xff\xfe\x00", "line 1 is not utf-16"),
+])
+def test_what_is_wrong_with_json_is_one_sentence_with_the_line(tmp_path, content, words):
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        read_json(path)
+    assert str(error.value).startswith(f"{path}: ") and words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_key_that_is_there_twice_with_one_value_is_no_matter(tmp_path):
+    (tmp_path / "a.json").write_text('{"a": [1], "a": [1]}')
+    assert read_json(tmp_path / "a.json") == {"a": [1]}
+
+
+def test_text_that_cannot_be_read_is_one_sentence(tmp_path):
+    (tmp_path / "train.JSON").touch()
+    with pytest.raises(UserError, match=r"no such file \(did you mean 'train.JSON'\?\)"):
+        read_text(tmp_path / "train.json")
+    with pytest.raises(UserError, match="no such file$"):
+        read_text(tmp_path / "no/train.json")
+    with pytest.raises(UserError, match="cannot be read .Is a directory"):
+        read_text(tmp_path)

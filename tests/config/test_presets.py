@@ -69,7 +69,7 @@ def test_text_stays_as_it_is_typed(tmp_path):
     ("\x00", "not readable as YAML"),
     ("epochs: 1\nepochs: 2", "'epochs' is given twice"),
     ("blocks: &a [0, 1]\nchannels: *a", "aliases are not expected"),
-    ("#" * 100_001, "expected a params file of at most 100,000 bytes"),
+    ("#" * 100_001, "expected at most 100,000 characters"),
 ])
 def test_bad_params_files(tmp_path, content, words):
     path = tmp_path / "bad.yaml"

@@ -14,7 +14,6 @@ from cddpm_core.config.schema import (
     Params,
     applies,
     coerce,
-    from_notebook,
     keys_affecting,
     keys_in,
     resolve,
@@ -35,7 +34,8 @@ def test_numbers_that_yaml_leaves_as_text_are_coerced(value):
 
 @pytest.mark.parametrize(("key", "value", "wanted"), [
     ("epochs", "4", 4), ("epochs", 4.0, 4), ("epochs", "1e2", 100), ("guidance_scale", 2, 2.0),
-    ("layout", "TRUE", True), ("data", None, ""), ("student_id", 716, "716"),
+    ("layout", "TRUE", True), ("data", None, ""), ("student_id", "0716", "0716"),
+    ("seed", "0042", 42), ("seed", "2147483647", 2147483647), ("in_memory", "off", False),
     ("blocks", (0, 0, 1), [0, 0, 1]), ("channels", ["1", 2.0, 4], [1, 2, 4]),
     ("mixed_precision", yaml.safe_load("no"), "no"),
 ])
@@ -139,16 +139,6 @@ def test_the_schema_is_read_without_torch():
     code = ("import sys, cddpm_core.config.schema, cddpm_core.__main__; "
             "sys.exit(bool({'torch', 'papermill', 'numpy'} & set(sys.modules)))")
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
-
-
-def test_notebook_names_a_mistyped_parameter():
-    with pytest.raises(UserError, match="unknown parameter 'epochz' .did you mean 'epochs'"):
-        from_notebook({"epochs": 2, "epochz": 3, "_i1": "x", "In": [], "print": print})
-
-
-def test_a_notebook_that_has_run_may_hold_other_variables():
-    p = from_notebook({"epochs": 3, "rows": 2, "p": Params()}, {"seed": 5})
-    assert p == Params(epochs=3, seed=5)
 
 
 def test_variants_of_the_sampling_experiment_are_all_combinations_and_checked():

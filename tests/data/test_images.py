@@ -1,3 +1,4 @@
+import json
 import shutil
 import warnings
 
@@ -12,15 +13,16 @@ from torchvision.transforms import Resize
 from torchvision.transforms.functional import normalize, to_tensor
 
 from cddpm_core.config.errors import UserError
+from cddpm_core.data.dataset import IclevrDataset
 from cddpm_core.data.images import (
     IMAGE_FOLDERS,
     check_folder,
-    find_image,
+    find_images,
     folder_files,
-    image_paths,
     load_image,
     to_float,
 )
+from cddpm_core.data.labels import OBJECTS
 
 
 @pytest.mark.parametrize("part", IMAGE_FOLDERS)
@@ -29,8 +31,7 @@ def test_images_are_found_in_any_of_the_usual_folders(folder, part):
         shutil.copytree(folder / "iclevr", folder / part, dirs_exist_ok=True)
         shutil.rmtree(folder / "iclevr")
     check_folder(folder)
-    assert image_paths(folder, list(LABELS)) == [folder / part / name for name in LABELS]
-    assert find_image(folder, next(iter(LABELS))) == folder / part / next(iter(LABELS))
+    assert find_images(folder, list(LABELS)) == {name: folder / part / name for name in LABELS}
 
 
 @pytest.mark.parametrize("size", [(320, 240), (64, 64), (48, 50), (641, 480)])
@@ -134,21 +135,183 @@ def test_an_image_too_large_for_memory_is_refused_by_its_header(tmp_path):
         load_image(tmp_path / "a.png")
 
 
+def _renamed(change):
+    def rename(folder):
+        for path in list((folder / "iclevr").iterdir()):
+            path.rename(path.with_name(change(path.name)))
+    return rename
+
+
+def _moved(*parts):
+    def move(folder):
+        (folder / "iclevr").rename(folder / "aside")
+        at = folder.joinpath(*parts)
+        at.parent.mkdir(parents=True, exist_ok=True)
+        (folder / "aside").rename(at)
+    return move
+
+
+def _written(change):
+    def write(folder):
+        path = folder / "train.json"
+        path.write_bytes(change(path.read_text()))
+    return write
+
+
+def _named(change):
+    return _written(lambda text: json.dumps(
+        {change(name): names for name, names in json.loads(text).items()}).encode())
+
+
+def _backslashes_in_names(folder):
+    for path in list((folder / "iclevr").iterdir()):
+        path.rename(folder / f"iclevr\\{path.name}")
+    (folder / "iclevr").rmdir()
+
+
+def _with_what_systems_add(folder):
+    for name in ("._train.json", ".DS_Store", "__MACOSX/._a.png", "iclevr/Thumbs.db",
+                 *(f"iclevr/._{name}" for name in LABELS),
+                 *(f"iclevr/.ipynb_checkpoints/{name}" for name in LABELS),
+                 *(f"__MACOSX/iclevr/{name}" for name in LABELS)):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"no image")
+
+
+def _links(folder):
+    for path in list((folder / "iclevr").iterdir()):
+        path.rename(folder.parent / path.name)
+        path.symlink_to(folder.parent / path.name)
+    (folder / "iclevr").rename(folder.parent / "elsewhere")
+    (folder / "images").symlink_to(folder.parent / "elsewhere")
+
+
+def _mixed(folder):
+    first, second, third = (folder / "iclevr" / name for name in LABELS)
+    second.rename(second.with_suffix(".PNG"))
+    (folder / "images").mkdir()
+    third.rename(folder / "images" / third.name)
+
+
+CHANGES = {
+    "byte order mark": _written(lambda text: text.encode("utf-8-sig")),
+    "UTF-16": _written(lambda text: text.encode("utf-16")),
+    "Windows line ends": _written(lambda text: json.dumps(json.loads(text), indent=1).replace(
+        "\n", "\r\n").encode()),
+    "one key twice": _written(lambda text: (
+        text[:-1] + f', "{next(iter(LABELS))}": ["red cube"]}}').encode()),
+    "objects.json with a byte order mark": lambda folder: (folder / "objects.json").write_bytes(
+        (folder / "objects.json").read_text().encode("utf-8-sig")),
+    "another order in objects.json": lambda folder: (folder / "objects.json").write_text(json.dumps(
+        {name: i for i, name in enumerate(reversed(OBJECTS))})),
+    ".PNG": _renamed(lambda name: name.replace(".png", ".PNG")),
+    ".Png": _renamed(lambda name: name.replace(".png", ".Png")),
+    "lower case": _renamed(str.lower),
+    "as JPEG by its ending": _renamed(lambda name: name.replace(".png", ".jpg")),
+    "iclevr/iclevr": _moved("iclevr", "iclevr"),
+    "iclevr/images": _moved("iclevr", "images"),
+    "another folder": _moved("lab 4", "i-CLEVR", "train"),
+    "ICLEVR": _moved("ICLEVR"),
+    "names with a folder": _named(lambda name: f"iclevr/{name}"),
+    "names with another folder": _named(lambda name: f"/home/someone/data/{name}"),
+    "names with back slashes": _named(lambda name: f"iclevr\\{name}"),
+    "names of Windows": _named(lambda name: f"C:\\lab\\images\\{name}"),
+    "names in capitals": _named(str.upper),
+    "names without ending": _named(lambda name: name.removesuffix(".png")),
+    "files with back slashes": _backslashes_in_names,
+    "what systems add": _with_what_systems_add,
+    "links": _links,
+    "several folders and endings": _mixed,
+    "a backup beside it": lambda folder: shutil.copytree(folder / "iclevr", folder / "backup"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_folder_as_people_have_it_gives_the_same_data(folder, change):
+    other = folder.with_name("other")
+    for at in (folder, other):  # a second scene, so that positions are known
+        if at == other:
+            shutil.copytree(folder, other)
+            continue
+        names = dict(LABELS)
+        for index, (name, objects) in enumerate(LABELS.items()):
+            again = name.replace("000000", "000001")
+            names[again] = objects
+            picture(index + 3).save(folder / "iclevr" / again)
+        (folder / "train.json").write_text(json.dumps(names))
+    CHANGES[change](other)
+    before = sorted((path, path.lstat().st_mtime_ns) for path in other.rglob("*"))
+    check_folder(other)
+    plain, found = IclevrDataset(folder), IclevrDataset(other)
+    assert np.array_equal(found.pixels, plain.pixels)
+    assert found.conditions == plain.conditions and found.fingerprint == plain.fingerprint
+    assert torch.equal(found.positions.nan_to_num(-1), plain.positions.nan_to_num(-1))
+    assert not plain.positions.isnan().all()
+    files = folder_files(other)
+    assert len(files.named) == 6 and not files.missing and not files.surplus
+    assert before == sorted((path, path.lstat().st_mtime_ns) for path in other.rglob("*"))
+
+
 def test_missing_and_surplus_files_are_named(folder):
     first, *others = LABELS
     (folder / "iclevr/extra.png").write_bytes((folder / "iclevr" / first).read_bytes())
+    (folder / "iclevr/._extra.png").write_bytes(b"no image")
     (folder / "iclevr/notes.txt").write_text("no image")
     files = folder_files(folder)
     assert files.named == tuple(LABELS) and files.images == folder / "iclevr"
     assert (files.missing, files.surplus) == ((), ("extra.png",))
     (folder / "iclevr" / first).unlink()
     assert folder_files(folder).missing == (first,)
-    with pytest.raises(UserError, match="1 of the 3 images .* are missing, and 1 are there"):
+    assert list(folder_files(folder).found) == others
+    with pytest.raises(UserError, match="1 of the 3 images .* are missing, and 1 are there that it "
+                                        "does not name; missing: skip leaves them out$"):
         check_folder(folder)
+
+
+def test_missing_images_are_left_out_if_asked(folder):
+    first, second, third = LABELS
+    (folder / "iclevr" / second).unlink()
+    (folder / "iclevr" / second).symlink_to(folder / "nowhere.png")
+    check_folder(folder, "skip")
+    found = IclevrDataset(folder, missing="skip")
+    assert [path.name for path in found.files] == [first, third]
+    assert found.conditions == [tuple(LABELS[first]), tuple(LABELS[third])]
+    assert found.fingerprint["images"] == 2 and found.positions.shape == (2, 24, 2)
+    shutil.rmtree(folder / "iclevr")
+    (folder / "iclevr.zip").touch()
+    with pytest.raises(UserError, match="3 of the 3 images .*; iclevr.zip is not unpacked$"):
+        IclevrDataset(folder, missing="skip")
 
 
 def test_a_folder_that_is_not_there_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match="is not a folder, expected one with train.json"):
         check_folder(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="train.json: no such file"):
+    (tmp_path / "lab.zip").touch()
+    with pytest.raises(UserError, match="lab.zip is not a folder, .*; unpack it first$"):
+        check_folder(tmp_path / "lab.zip")
+    (tmp_path / "set").mkdir()
+    with pytest.raises(UserError, match="set/train.json: no such file$"):
+        check_folder(tmp_path / "set")
+    with pytest.raises(UserError, match="train.json: no such file; lab.zip is not unpacked$"):
         check_folder(tmp_path)
+    (tmp_path / "set/lab").mkdir()
+    (tmp_path / "set/lab/train.json").touch()
+    with pytest.raises(UserError, match="no such file, but there is one in .*/set/lab$"):
+        check_folder(tmp_path / "set")
+    (tmp_path / "set/lab/iclevr").mkdir()
+    with pytest.raises(UserError, match="no such file, but there is one in .*/set/lab$"):
+        check_folder(tmp_path / "set/lab/iclevr")
+
+
+def test_two_images_of_one_name_and_two_names_of_one_image_are_one_sentence(folder):
+    first = next(iter(LABELS))
+    for part in ("64", "128"):
+        shutil.copytree(folder / "iclevr", folder / part)
+    shutil.rmtree(folder / "iclevr")
+    with pytest.raises(UserError, match=f"'{first}' is there twice, as "):
+        check_folder(folder)
+    shutil.rmtree(folder / "64")
+    labels = {**LABELS, f"iclevr/{first}": ["gray cube"]}
+    (folder / "train.json").write_text(json.dumps(labels))
+    with pytest.raises(UserError, match=f"'{first}' and 'iclevr/{first}' are names of one image"):
+        check_folder(folder)

@@ -68,7 +68,11 @@ BAD = [
     (read_train, "[]", "expected a non-empty object"),
     (read_train, '{"a.png": "red cube"}', "expected a list of object names"),
     (read_objects, "[]", "expected names with indices, found list"),
-    (read_objects, json.dumps(INDICES | {"red cube": 7}), "'red cube' has index 7, expected 1"),
+    (read_objects, json.dumps(INDICES | {"red cube": 7}), "index 7, which is that of 'red cube'"),
+    (read_objects, json.dumps(INDICES | {"red cube": "1"}), "has index '1', expected 1"),
+    (read_train, '[["a.png", ["red cube"]]]', "file name to label list, found [['a.png'"),
+    (read_conditions, '{"0": ["red cube"]}', "expected a non-empty list of label lists, found {"),
+    (read_train, '{"a.png": ["red cube"], "a.png": ["gray cube"]}', "'a.png' is there twice"),
     (read_objects, json.dumps(INDICES | {"red cub": 24}), "unknown object 'red cub' (did you mean"),
     (read_objects, json.dumps(dict(list(INDICES.items())[:-1])), "'yellow cylinder' is missing"),
 ]
@@ -83,6 +87,14 @@ def test_a_bad_label_file_is_one_sentence(tmp_path, read, content, words):
         read(path)
     assert words in str(error.value) and str(path) in str(error.value)
     assert "\n" not in str(error.value) and len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize("indices", [
+    dict(reversed(INDICES.items())), {name: 23 - i for name, i in INDICES.items()},
+    {name: i + 1 for name, i in INDICES.items()}])
+def test_objects_may_come_in_another_order(tmp_path, indices):
+    (tmp_path / "objects.json").write_text(json.dumps(indices))
+    assert read_objects(tmp_path / "objects.json") == indices
 
 
 def test_an_unknown_condition_file_suggests_the_near_one():

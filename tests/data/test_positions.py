@@ -6,7 +6,7 @@ from conftest import SHARED
 from cddpm_core.data.dataset import IclevrDataset
 from cddpm_core.data.images import load_image
 from cddpm_core.data.labels import OBJECTS
-from cddpm_core.data.positions import find_positions, scene_layouts
+from cddpm_core.data.positions import find_positions, scene_layouts, scene_numbers
 from cddpm_core.scenes.render import HEIGHT, RADIUS, WIDTH, project
 from cddpm_core.scenes.scene import scene_of
 
@@ -52,6 +52,16 @@ def test_only_wanted_frames_and_those_before_them_are_compared(dataset):
     files = [path.name for path in dataset.files]
     find_positions(files, dataset.conditions, pixels, wanted=[5])
     assert {i for i in read if i % 3} == {4, 5}
+
+
+def test_frames_of_a_scene_share_its_number(dataset):
+    files = [path.name for path in dataset.files]
+    assert scene_numbers(files, dataset.conditions).tolist() == [3 * (i // 3) for i in range(36)]
+    # The second frame is not there, so nothing says what the third one has to do with the first.
+    assert scene_numbers(["a_0.png", "a_2.png", "b.png"], [["x"], ["x", "y", "z"], ["x"]]
+                         ).tolist() == [0, 1, 2]
+    # Numbered in a row, but of other labels: images of their own.
+    assert scene_numbers(["a_0.png", "a_1.png"], [["x"], ["y", "x"]]).tolist() == [0, 1]
 
 
 def test_positions_in_real_frames():

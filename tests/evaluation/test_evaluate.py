@@ -8,9 +8,14 @@ import torch
 from cddpm_core.config.errors import UserError
 from cddpm_core.data.dataset import ConditionDataset, IclevrDataset
 from cddpm_core.evaluation import evaluate
-from cddpm_core.evaluation.evaluate import get_evaluator, sample_and_score, second_verdict
+from cddpm_core.evaluation.evaluate import (
+    get_evaluator,
+    one_layout,
+    sample_and_score,
+    second_verdict,
+)
 from cddpm_core.evaluation.evaluator import OFFICIAL_SHA256, Evaluator, build_resnet18
-from cddpm_core.evaluation.score import score
+from cddpm_core.evaluation.score import score, score_facts
 from cddpm_core.evaluation.stand_in import WEIGHTS, released, save_stand_in
 from cddpm_core.sampling.pipeline import make_pipeline
 
@@ -53,6 +58,17 @@ def test_the_parameters_of_sampling_are_used(tiny, tiny_pipeline, evaluator, con
     for changes in ({"seed": 1}, {"sampler": "ddim"}, {"num_inference_steps": 3},
                     {"guidance_scale": 9}, {"evaluator_guidance": 30}):
         assert not torch.allclose(plain, images(**changes), atol=1e-4), changes
+
+
+def test_one_layout_is_compared_only_where_there_is_a_choice(tiny, tiny_pipeline, evaluator,
+                                                            dataset, conditions):
+    found = one_layout(tiny_pipeline, evaluator, conditions, tiny.replace(layout_choices=4))
+    params = tiny.replace(layout_choices=1)
+    assert found == score_facts(sample_and_score(tiny_pipeline, evaluator, conditions, params)[1])
+    assert one_layout(tiny_pipeline, evaluator, conditions, params) is None
+    without = make_pipeline(tiny.replace(layout=False), dataset)
+    assert without.layout_prior is None
+    assert one_layout(without, evaluator, conditions, tiny.replace(layout_choices=4)) is None
 
 
 @pytest.mark.parametrize("sampler", ["dpm_solver++", "unipc"])

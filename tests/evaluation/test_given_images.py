@@ -32,6 +32,22 @@ def test_a_folder_is_read_in_the_order_of_its_numbers(folder, sampled):
     assert (given.facts["width"], given.facts["height"]) == (64, 64)
 
 
+def test_images_may_lie_one_folder_deeper_beside_what_systems_add(folder, sampled):
+    outer = folder.with_name("outer")
+    outer.mkdir()
+    folder.rename(outer / "made")
+    for name in (".DS_Store", "Thumbs.db", "__MACOSX/made/._0.png", "made/._0.png",
+                 "made/.ipynb_checkpoints/0-checkpoint.png", "made/Thumbs.db", "made/desktop.ini"):
+        (outer / name).parent.mkdir(parents=True, exist_ok=True)
+        (outer / name).write_bytes(b"no image")
+    (outer / "made/31.png").rename(outer / "made/31.PNG")
+    (outer / "made/30.png").rename(outer / ".30.png")
+    (outer / "made/30.png").symlink_to(outer / ".30.png")
+    (outer / "made/29b.png").symlink_to(outer / "nowhere.png")
+    given = read_images(outer)
+    assert np.array_equal(given.pixels, sampled) and given.names[-1] == "31.PNG"
+
+
 def test_what_this_package_saves_is_read(tmp_path, images):
     save_images(images, tmp_path / "out")
     assert read_images(tmp_path / "out").pixels.shape == (5, 64, 64, 3)
@@ -77,6 +93,15 @@ def test_a_list_names_files_beside_it(folder, write):
     assert given.names == ("7.png", "3.png", "5.png") and given.facts["is"] == "list"
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+@pytest.mark.parametrize("name", ["list.txt", "list.json"])
+def test_a_list_that_windows_wrote(folder, encoding, name):
+    names = ["made\\7.png", "made\\3.png"]
+    text = json.dumps(names, indent=1) if name.endswith("json") else f'"{names[0]}"\n{names[1]}\n'
+    (folder.parent / name).write_bytes(text.replace("\n", "\r\n").encode(encoding))
+    assert read_images(folder.parent / name).names == ("7.png", "3.png")
+
+
 def test_one_image_is_one_image(folder, tmp_path):
     assert read_images(folder / "3.png").pixels.shape == (1, 64, 64, 3)
     Image.open(folder / "3.png").resize((320, 240)).save(tmp_path / "frame.png")
@@ -101,7 +126,14 @@ def test_mistakes_are_one_sentence(tmp_path, folder, sampled):
     refused("found no files", [])
     empty = tmp_path / "empty"
     (empty / "test").mkdir(parents=True)
-    refused("a folder without images, expected 0.png, 1.png, ...; found test/", empty)
+    refused("a folder without images, found test/", empty)
+    (empty / "images.zip").touch()
+    refused("a folder without images, found images.zip, test/; images.zip is not unpacked", empty)
+    refused("images.zip: an archive, unpack it first", empty / "images.zip")
+    for name in ("test", "new_test"):
+        (empty / name).mkdir(exist_ok=True)
+        (empty / name / "0.PNG").touch()
+    refused("the images are in 2 folders inside it, such as new_test and test; give one", empty)
     (tmp_path / "a.png").write_text("no image")
     refused("a.png: not a readable image", tmp_path / "a.png")
     refused("found 2 files, and cell, padding or columns", [folder / "0.png", folder / "1.png"],
@@ -115,7 +147,9 @@ def test_mistakes_are_one_sentence(tmp_path, folder, sampled):
     ("a.txt", "0.pgn", "entry 1: "), ("a.txt", "0.pgn", "is no file (did you mean '0.png'"),
     ("a.txt", "", "expected the paths of 1 to 10,000 images, found 0"),
     ("a.json", "{}", "expected a list of paths"), ("a.json", "[1]", "expected a list of paths"),
-    ("a.json", "[", "malformed JSON"), ("a.txt", b"\xff\xfe\xff", "cannot be read as text")])
+    ("a.json", "[", "malformed JSON"), ("a.txt", b"\xff\xfe\xff", "cannot be read as text"),
+    ("a.txt", "~nobody/a.png\n", "is no file"), ("a.txt", "a" * 5000, "is no file"),
+    ("a.txt", "a\0.png", "is no file")])
 def test_bad_lists_are_one_sentence(folder, name, text, words):
     (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     refused(words, folder / name)

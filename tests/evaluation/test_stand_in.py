@@ -11,16 +11,24 @@ import pytest
 import torch
 from conftest import SHARED
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from cddpm_core.config.errors import UserError
 from cddpm_core.data.images import to_float
 from cddpm_core.data.labels import OBJECTS
 from cddpm_core.evaluation import stand_in as module
-from cddpm_core.evaluation.evaluator import Evaluator
+from cddpm_core.evaluation.evaluator import Evaluator, build_resnet18
 from cddpm_core.evaluation.network import StandInNetwork
 from cddpm_core.evaluation.score import evaluator_facts, score
-from cddpm_core.evaluation.stand_in import CARD, WEIGHTS, load_stand_in, released, save_stand_in
+from cddpm_core.evaluation.stand_in import (
+    CARD,
+    WEIGHTS,
+    load_evaluator,
+    load_stand_in,
+    released,
+    save_stand_in,
+)
 
 REAL = ["purple sphere", "brown cylinder", "red sphere", "brown cube", "blue cylinder"]
 CYCLES_MICRO = 0.99  # at least, of the frames that Cycles rendered
@@ -134,9 +142,31 @@ def _smaller(path: Path) -> None:
               {module.FORMAT: '{"heldout": {"micro": 0.5}}'})
 
 
+def test_the_official_evaluator_may_be_a_safetensors_file(private: Path) -> None:
+    assert load_evaluator(private).kind == "stand-in"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        state = build_resnet18().state_dict()
+    save_file({f"model.{name}": weight.half() if weight.is_floating_point() else weight
+               for name, weight in state.items()}, private)
+    assert load_evaluator(private).kind == "official"
+    private.rename(private.with_suffix(".pth"))
+    assert load_evaluator(private.with_suffix(".pth")).kind == "official"
+
+
+def test_a_private_one_may_have_prefixes_and_another_suffix(private: Path, images) -> None:
+    with safe_open(private, "pt") as file:
+        facts = file.metadata()
+    expected = load_evaluator(private)(images)
+    save_file({f"_orig_mod.module.{name}": weight for name, weight in load_file(private).items()},
+              private.with_suffix(".bin"), facts)
+    torch.testing.assert_close(load_evaluator(private.with_suffix(".bin"))(images), expected)
+
+
 @pytest.mark.parametrize(("change", "words"), [
     (Path.unlink, "no such file"), (_foreign, "found weights of something else"),
-    (_cut, "damaged or of another format"), (lambda path: path.write_bytes(b""), "damaged"),
+    (_cut, "found a damaged safetensors file"),
+    (lambda path: path.write_bytes(b""), "found an empty file"),
     (_without_accuracy, "damaged or of another format"), (_smaller, "of shape (2,) for"),
     (lambda path: (path.unlink(), path.mkdir()), "cannot be read")])
 def test_other_files_are_one_sentence(private: Path, change, words: str) -> None:

@@ -16,7 +16,7 @@ DATA = {"kind": "rendered", "sha256": "d" * 64, "images": 36,
         "per_object": dict.fromkeys(OBJECTS, 3), "conditions": 30,
         "overlap": {"test": {"conditions": 32, "seen": 3},
                     "new_test": {"conditions": 32, "seen": 4}},
-        "left_out": 7, "reference": [
+        "left_out": 7, "missing": 5, "reference": [
             {"file": "real_<0>.png", "objects": ["red cube"], "difference": 1.51,
              "difference_in_boxes": 3.26},
             {"file": "real_1.png", "objects": ["red cube", "cyan sphere"], "difference": 1.74,
@@ -41,13 +41,14 @@ ANALYSE = {
                   "reshaped": 2, "other": 6},
     "restored": [{"timestep": 0, "micro": 0.99}, {"timestep": 249, "micro": 0.9},
                  {"timestep": 999, "micro": 0.85}],
-    "nearest": {"images": 128, "generated": 8.25, "heldout": 7.5},
-    "diversity": {"labels": ["red cube"], "images": 16, "generated": 5.0, "compared": 12,
-                  "training": 6.0},
-    "distances": {"images": 128, "compared_with": "held-out images",
-                  "baseline_is": "other held-out images",
-                  "generated": {"frechet": 20.5, "kernel": 0.75},
-                  "baseline": {"frechet": 4.25, "kernel": -0.0012}}}
+    "nearest": {"images": 1000, "generated": 8.25, "heldout": 7.5}}
+FIDELITY = {
+    "images": 1000, "baseline_images": 498, "image_kind": "held-out images",
+    "sharpness": {"value": 0.945, "baseline": 1.0123},
+    "kernel_distance": {"value": 0.0075, "baseline": -0.0012},
+    "two_sample": {"value": 0.875, "baseline": 0.4987},
+    "diversity": {"labels": ["blue cube"], "images": 16, "training": 250, "value": 0.8125,
+                  "baseline": 1.0625}}
 VARIANTS = [{"sampler": sampler, "num_inference_steps": steps, "guidance_scale": scale,
              "seconds_per_image": steps / 100, "micro": micro, "network_calls": steps}
             for sampler, steps, scale, micro in (
@@ -102,7 +103,7 @@ def write_example(run: Run, **changes) -> Run:
     run.write_params(Params(run=run.name, **changes))
     run.update_metrics({
         "data": DATA, "evaluator": EVALUATOR, "train": TRAIN, "sample": SAMPLE,
-        "analyse": ANALYSE, "timesteps": TIMESTEPS, "made_with": MADE_WITH,
+        "analyse": ANALYSE, "fidelity": FIDELITY, "timesteps": TIMESTEPS, "made_with": MADE_WITH,
         "sampling": {"objects": 156, "variants": VARIANTS},
         **{name: score_facts(scored) for name, scored in scores.items()}})
     write_json(run / "scores.json", scores)

@@ -5,6 +5,7 @@ from matplotlib.colors import to_hex
 from cddpm_core.report.analysis_charts import (
     confusion_figure,
     nearest_figure,
+    pairs_figure,
     quartile_figure,
     restored_figure,
     sampling_figure,
@@ -46,6 +47,15 @@ def test_nearest_shows_each_pair_and_its_distance():
     figure = nearest_figure(generated, found, torch.tensor([1.0, 2.25, 3.0, 4.0]))
     assert len(figure.axes) == 8 and figure.get_size_inches()[0] == WIDTH
     assert [axis.get_xlabel() for axis in figure.axes[4:]] == ["1.0", "2.2", "3.0", "4.0"]
+
+
+def test_pairs_show_both_images_of_each():
+    generated, originals = torch.rand(2, 3, 3, 8, 8) * 2 - 1
+    axes = pairs_figure(generated, originals).axes
+    assert [axis.get_ylabel() for axis in axes] == ["generated", "", "", "original", "", ""]
+    for axis, image in zip(axes, torch.cat([generated, originals]), strict=True):
+        shown = torch.from_numpy(axis.images[0].get_array().data)
+        assert torch.equal(shown, ((image + 1) / 2).movedim(0, -1))
 
 
 def test_sampling_has_a_line_for_each_sampler_and_a_star_where_the_run_is():

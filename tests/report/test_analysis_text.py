@@ -1,21 +1,21 @@
 import copy
 
 import pytest
-from report.example_metrics import ANALYSE, VARIANTS
+from report.example_metrics import ANALYSE, FIDELITY, VARIANTS
 
 from cddpm_core.config.schema import Params
 from cddpm_core.report import analysis_text
 from cddpm_core.report.facts import Facts
 from cddpm_core.runs.run import Run
 
-EVALUATOR = {"kind": "stand-in", "heldout_micro": 0.99, "released": True}
+EVALUATOR = {"kind": "stand-in", "heldout_micro": 0.99, "released": True, "sha256": "e" * 64}
 
 
 @pytest.fixture
 def facts(tmp_path):
     metrics = {"data": {"kind": "rendered"}, "evaluator": EVALUATOR,
                "test": {"micro": 0.8, "macro": 0.75}, "new_test": {"micro": 0.7, "macro": 0.65},
-               "analyse": copy.deepcopy(ANALYSE),
+               "analyse": copy.deepcopy(ANALYSE), "fidelity": copy.deepcopy(FIDELITY),
                "sampling": {"objects": 156, "variants": VARIANTS}}
     return Facts(Run("tiny", tmp_path), Params(run="tiny"), metrics, {"test": {}}, {})
 
@@ -26,13 +26,14 @@ def test_sentences_say_what_was_counted(facts):
     assert "2 in a colour that was not asked for. Another 2 were seen in another shape" in text
     assert "6 with both wrong" in text and "is 8.2 of 255 levels on average" in text
     assert "of the same labels it is 7.5, so generated images are no closer" in text
-    assert "between 16 images generated for `red cube` is 5.0 levels." in text
-    assert "Between 12 training images of these labels it is 6.0." in text
+    assert "have 0.945 of the sharpness of held-out images of the same labels" in text
+    assert "tells the two apart with an accuracy of 0.875" in text
+    assert "between 16 images generated for `blue cube` is 0.812 of that between training" in text
 
 
 def test_where_most_is_lost_is_said(facts):
     text = analysis_text.analysis_text(facts)
-    assert r"The evaluator finds 0.990 of the objects in held\-out images as they are" in text
+    assert "The evaluator finds 0.990 of the objects in held-out images as they are" in text
     assert "0.900 from t = 249; 0.850 from t = 999" in text
     assert "The largest loss, 0.090, is between t = 0 and t = 249." in text
     facts.metrics["analyse"]["restored"] = [{"timestep": 0, "micro": 0.5},
@@ -49,11 +50,15 @@ def test_a_model_that_copies_is_called_closer(facts):
 
 def test_what_cannot_be_compared_is_said(facts):
     facts.metrics["analyse"]["nearest"]["heldout"] = None
-    facts.metrics["analyse"]["diversity"]["training"] = None
+    fidelity = facts.metrics["fidelity"]
+    for name in ("sharpness", "kernel_distance", "two_sample", "diversity"):
+        fidelity[name].update(value=None, baseline=None)
     text = analysis_text.analysis_text(facts)
     assert "no held-out images to compare with" in text and "Too few training images" in text
+    assert "None" not in text and "sharpness" not in text
+    assert "| kernel distance | – | – | 0 |" in analysis_text.fidelity_table(facts)
     facts.metrics["analyse"]["raw"] = {}
-    assert "no moving average" in analysis_text.weights_table(facts)
+    assert analysis_text.weights_table(facts) == ""
 
 
 def test_tables_have_the_numbers(facts):
@@ -61,9 +66,12 @@ def test_tables_have_the_numbers(facts):
     weights = analysis_text.weights_table(facts)
     assert "| moving average (EMA) | 0.800 | 0.750 | 0.700 | 0.650 |" in weights
     assert "| last step | 0.500 | 0.250 | 0.500 | 0.250 |" in weights
-    distances = analysis_text.distance_table(facts)
-    assert "| generated images | 20.50 | 0.7500 |" in distances and "not FID and KID" in distances
-    assert "| other held\\-out images | 4.25 | -0.0012 |" in distances
+    fidelity = analysis_text.fidelity_table(facts)
+    assert "| sharpness, ratio | 0.945 | 1.012 | 1 |" in fidelity
+    assert "| kernel distance | 0.0075 | −0.0012 | 0 |" in fidelity
+    assert "| two-sample test, accuracy | 0.875 | 0.499 | 0.5 |" in fidelity
+    assert "| diversity, ratio | 0.812 | 1.062 | 1 |" in fidelity
+    assert "1,000 generated images" in fidelity and "498 other" in fidelity
     sampling = analysis_text.sampling_table(facts)
     assert "| `ddim` | 10 | 10 | 0.400 in 0.10 s | 0.780 in 0.10 s |" in sampling
     assert "| `unipc` | 50 | 50 | – | 0.800 in 0.50 s |" in sampling
@@ -73,8 +81,6 @@ def test_what_was_not_measured_has_no_column(facts):
     for part in facts.metrics["analyse"]["quartiles"]:
         del part["x_0_without_label"]
     assert "| 250 to 499 | 0.00200 | 0.10000 |" in analysis_text.quartile_table(facts)
-    facts.metrics["analyse"]["distances"] = None
-    assert "too few images" in analysis_text.distance_table(facts)
 
 
 def test_the_best_variant_and_the_fastest_close_to_it_are_named(facts):
@@ -84,15 +90,14 @@ def test_the_best_variant_and_the_fastest_close_to_it_are_named(facts):
 
 
 def test_nothing_is_said_before_the_stages_have_run(facts):
-    del facts.metrics["analyse"], facts.metrics["sampling"]
-    assert "*analyse* has not been run yet" in analysis_text.analysis_text(facts)
-    assert "*sampling* has not been run yet" in analysis_text.sampling_text(facts)
-    for table in (analysis_text.quartile_table, analysis_text.weights_table,
-                  analysis_text.distance_table, analysis_text.sampling_table):
+    del facts.metrics["analyse"], facts.metrics["fidelity"], facts.metrics["sampling"]
+    for table in (analysis_text.analysis_text, analysis_text.sampling_text,
+                  analysis_text.quartile_table, analysis_text.weights_table,
+                  analysis_text.fidelity_table, analysis_text.sampling_table):
         assert table(facts) == ""
 
 
 def test_all_tables_name_data_and_evaluator(facts):
     for table in (analysis_text.quartile_table, analysis_text.weights_table,
-                  analysis_text.distance_table, analysis_text.sampling_table):
+                  analysis_text.fidelity_table, analysis_text.sampling_table):
         assert "rendered scenes; released stand-in evaluator, 0.990 micro on" in table(facts)

@@ -12,11 +12,9 @@ from cddpm_core.report.bench_charts import bench_figure, scale_figure
 from cddpm_core.report.charts import (
     accuracy_bars,
     comparison_figure,
-    experiment_curves,
     image_statistics,
     label_statistics,
     schedule_figure,
-    training_curves,
 )
 from cddpm_core.report.figures import (
     denoising_figure,
@@ -26,6 +24,7 @@ from cddpm_core.report.figures import (
     run_rows,
     step_figure,
 )
+from cddpm_core.report.training_charts import experiment_curves, training_curves
 from cddpm_core.scenes.fitting import Comparison
 from cddpm_core.scenes.scene import Scene
 from cddpm_core.scheduler.process import make_scheduler
@@ -86,6 +85,9 @@ def test_a_denoising_figure_shows_every_moment_of_every_row(images):
     assert sum(axis.get_visible() for axis in figure.axes) == 24
     titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
     assert titles == [*(f"t = {t}" for t in timesteps[:-1]), "image"]
+    # All in one row each, which is wide.
+    assert len({axis.get_subplotspec().rowspan.start for axis in figure.axes}) == 2
+    assert figure.get_size_inches()[0] > 2 * figure.get_size_inches()[1]
 
 
 def test_label_statistics_count_what_is_there():

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from report.example_metrics import BENCH, DATA, EVALUATOR, MADE_WITH, SAMPLE, TRAIN
+from report.example_metrics import BENCH, DATA, EVALUATOR, FIDELITY, MADE_WITH, SAMPLE, TRAIN
 
 from cddpm_core.config.files import write_json
 from cddpm_core.config.presets import read_yaml
@@ -63,6 +63,34 @@ def test_seeds_have_a_row_each_and_a_mean_with_its_interval(tmp_path):
     assert '`make seeds PARAMS=params/quick.yaml SEEDS="0 1 2"`' in rows["mean of 3 seeds"]
     assert "real i-CLEVR images" in rows["`mine`"] and "--run mine -p epochs 4`" in rows["`mine`"]
     assert "`begun`" not in rows
+
+
+def test_what_was_measured_has_a_column(tmp_path):
+    quick = preset("quick")
+    write_run(tmp_path, "mine", quick.replace(epochs=4))
+    before = write_results(tmp_path).read_text(encoding="utf-8")
+    assert "| one layout" not in before and "| sharpness" not in before
+    for seed, distance in enumerate((0.007, 0.009)):
+        write_run(tmp_path, f"quick_seed{seed}", quick.replace(seed=seed), fidelity={
+            **FIDELITY, "kernel_distance": {"value": distance, "baseline": -0.001}})
+        for name in ("test", "new_test"):
+            Run(f"quick_seed{seed}", tmp_path).update_metrics({name: {"one_layout": {
+                "micro": 0.25 + seed / 2, "macro": 0.5}}})
+    write_run(tmp_path, "few", quick.replace(epochs=5), fidelity={
+        **FIDELITY, "kernel_distance": {"value": None, "baseline": None}})
+    table = [row.split(" | ") for row in write_results(tmp_path).read_text(
+        encoding="utf-8").splitlines() if row.startswith("| ")]
+    header = next(row for row in table if row[0] == "| run")
+    rows = {row[0].removeprefix("| "): dict(zip(header, row, strict=True)) for row in table
+            if len(row) == len(header)}
+    one, two = "test micro, one layout", "new_test micro, one layout"
+    assert [rows["`quick_seed0`"][key] for key in (one, two)] == ["0.250", "0.250"]
+    assert rows["`quick_seed1`"]["1000 × kernel distance"] == "9.000"
+    assert rows["mean of 2 seeds"]["1000 × kernel distance"].startswith("8.000 ± 12.7")
+    assert rows["mean of 2 seeds"][one].startswith("0.500 ± ")
+    assert rows["`few`"]["sharpness"] == "0.945"
+    assert rows["`few`"]["1000 × kernel distance"] == rows["`few`"][one] == "–"
+    assert rows["`mine`"]["sharpness"] == rows["`mine`"][one] == "–"
 
 
 def test_machines_and_unreadable_runs_are_listed(tmp_path):

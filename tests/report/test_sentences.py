@@ -14,7 +14,15 @@ from report.example_metrics import (
 )
 
 from cddpm_core.config.schema import FIELDS, Params
-from cddpm_core.report import bench_tables, captions, findings, methods, network_text, tables
+from cddpm_core.report import (
+    bench_tables,
+    captions,
+    findings,
+    methods,
+    network_text,
+    run_tables,
+    tables,
+)
 from cddpm_core.report.compare import Group
 from cddpm_core.report.facts import read_facts
 from cddpm_core.report.markdown import code, duration, escape, listed
@@ -34,7 +42,7 @@ def facts(example):
 
 def test_sentences_and_tables_need_no_torch():
     modules = ("facts", "methods", "network_text", "findings", "analysis_text", "tables",
-               "captions", "bench_tables", "results")
+               "captions", "bench_tables", "results", "published", "run_tables", "title_page")
     names = ", ".join(f"cddpm_core.report.{name}" for name in modules)
     found = subprocess.run(
         [sys.executable, "-c", f"import sys, {names}; print('torch' in sys.modules, "
@@ -64,9 +72,21 @@ def test_results_are_those_of_the_metrics(facts):
     assert "**The training is not finished.**" in findings.training_text(facts)
 
 
+def test_the_accuracy_with_one_layout_stands_beside_that_of_the_run(facts):
+    assert "one layout" not in tables.accuracy_table(facts) + findings.summary_text(facts)
+    facts.metrics["test"]["one_layout"] = {"micro": 0.1234, "macro": 0.2345}
+    facts.metrics["new_test"]["one_layout"] = {"micro": 0.3456, "macro": 0.4567}
+    table = tables.accuracy_table(facts)
+    assert "| images fully correct | micro, one layout | macro, one layout |" in table
+    assert "| 0.123 | 0.234 |" in table and "| 0.346 | 0.457 |" in table
+    assert "With one layout: with `layout_choices: 1`." in table
+    assert "on `test.json` (0.123 with one layout)" in findings.summary_text(facts)
+
+
 def test_data_and_comparison_say_what_was_counted(facts):
     said = methods.data_text(facts)
     assert "7 images whose condition is in `test.json` or `new_test.json`" in said
+    assert "5 of the images that `train.json` names are **missing** and are left out." in said
     assert "No training image shows exactly" in said and "3 of the 32 conditions" in said
     compared = methods.comparison_text(facts)
     assert "3 objects were found by fitting" in compared and "at most 1.74 of 255" in compared
@@ -75,25 +95,25 @@ def test_data_and_comparison_say_what_was_counted(facts):
     assert "2,188" in table and "31 of 32" in table
 
 
-def test_a_stage_that_has_not_run_is_named_with_its_command(facts):
+def test_nothing_is_said_of_a_stage_that_has_not_run(facts):
     facts.metrics.clear()
-    for text, stage in ((findings.summary_text, "evaluate"), (findings.training_text, "train"),
-                        (findings.denoise_text, "denoise"), (methods.data_text, "data")):
-        assert f"The stage *{stage}* has not been run yet: `python -m cddpm_core stage {stage}" \
-            in text(facts)
-    assert "report --params" in findings.experiment_text(facts)
-    assert tables.accuracy_table(facts) == tables.label_table(facts) == ""
+    for text in (findings.summary_text, findings.training_text, findings.denoise_text,
+                 findings.experiment_text, methods.data_text, tables.accuracy_table,
+                 tables.label_table, tables.timesteps_table):
+        assert text(facts) == ""
 
 
 def test_every_figure_and_table_names_data_and_evaluator(facts):
     origin = "rendered scenes; released stand-in evaluator, 0.988 micro on held-out scenes"
-    for text in (tables.accuracy_table(facts), tables.object_table(facts, "test"),
+    for text in (tables.accuracy_table(facts), tables.object_table(facts),
                  tables.condition_table(facts, "test"), tables.timesteps_table(facts)):
         assert origin in text
     (facts.run / "figures").mkdir(exist_ok=True)
-    (facts.run / "figures/test_grid.png").touch()
-    assert captions.figure(facts, "test_grid", "alt", "Caption.").count(r"0\.988 micro") == 2
-    assert captions.figure(facts, "gone", "alt", "Caption.") == ""
+    (facts.run / "figures/test_grid.png").write_bytes(b"png")
+    shown = captions.figure(facts, "test_grid", file="a_b.json")
+    assert shown.count(r"0\.988 micro") == 2 and shown.count(r"for a\_b\.json, eight") == 2
+    assert ' "fig:test-grid pixels")' in shown and "data:image/png;base64,cG5n" in shown
+    assert captions.figure(facts, "new_test_grid", file="") == ""
 
 
 def test_guidance_by_the_evaluator_is_stated_everywhere(facts, example):
@@ -105,7 +125,7 @@ def test_guidance_by_the_evaluator_is_stated_everywhere(facts, example):
     guided.metrics["sample"]["evaluator_guidance"] = 2.0
     assert "The evaluator guided the sampling" in findings.result_text(guided)
     assert "The evaluator guided the sampling" not in findings.result_text(facts)
-    table = tables.runs_table(facts, [Group((guided,))])
+    table = run_tables.runs_table(facts, [Group((guided,))])
     assert "With `evaluator_guidance` the evaluator also guided the sampling." in table
 
 
@@ -124,13 +144,13 @@ def test_each_evaluator_is_named_by_its_kind(facts):
     assert "second verdict" not in methods.evaluator_text(facts)
     facts.metrics["evaluator"] = {**EVALUATOR, "released": False}
     assert "; private stand-in evaluator eeeeeeee, 0.988 micro on held-out" in facts.origin()
-    assert "private stand-in evaluator eeeeeeee" in tables.provenance_table(facts)
+    assert "private stand-in evaluator eeeeeeee" in run_tables.provenance_table(facts)
     facts.metrics["second"] = second_verdict(facts.scores)
     said = methods.evaluator_text(facts)
     assert "a **private stand-in**:" in said and "released stand-in scores the same images" in said
     facts.metrics["evaluator"] = OFFICIAL
     assert "**official evaluator**" in methods.evaluator_text(facts)
-    assert "| evaluator | official evaluator |" in tables.provenance_table(facts)
+    assert "| evaluator | official evaluator |" in run_tables.provenance_table(facts)
 
 
 def test_two_verdicts_stand_side_by_side_and_a_difference_beyond_chance_is_named(facts, example):
@@ -140,7 +160,7 @@ def test_two_verdicts_stand_side_by_side_and_a_difference_beyond_chance_is_named
     table = tables.verdict_table(facts)
     assert "| official evaluator |" in table and "| 0.123 |" in table
     assert "| released stand-in evaluator, 0.988 micro" in table
-    assert table.endswith("scored by two evaluators (rendered scenes).\n")
+    assert "scored by two evaluators (rendered scenes)." in table
     facts.metrics["second"] = second_verdict(facts.scores, fewer=2)
     said = findings.verdict_text(facts)
     assert "official evaluator and of the released stand-in differ by +0." in said
@@ -227,4 +247,4 @@ def test_bench_tables_have_ratios_recipes_and_evaluator():
     assert text.count("trained for 3 minutes each") == 2
     assert text.count("A random guess scores 0.100.") == 1
     assert "the peer is not installed" in text
-    assert "make bench" in bench_tables.bench_table({}) and bench_tables.race_tables({}) == ""
+    assert bench_tables.bench_table({}) == bench_tables.race_tables({}) == ""

@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import json
 import subprocess
 import sys
@@ -63,6 +65,42 @@ def test_a_child_shares_the_folder_and_leaves_it_held(tmp_path):
             pass
         assert (tmp_path / "holder.json").exists()
     assert not (tmp_path / "holder.json").exists()
+
+
+@pytest.fixture
+def no_locks(monkeypatch):
+    """A file system that cannot lock files."""
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+
+
+def test_where_files_cannot_be_locked_the_note_of_the_holder_counts(holder, no_locks, tmp_path):
+    sentence = f"in use by process {holder.pid} on .*remove .*holder.json if it does not run"
+    with pytest.raises(UserError, match=sentence), locked(tmp_path):
+        pass
+    note = json.loads((tmp_path / "holder.json").read_text())
+    holder.kill()
+    holder.wait()
+    with locked(tmp_path), locked(tmp_path):
+        pass
+    assert not (tmp_path / "holder.json").exists()
+    (tmp_path / "holder.json").write_text(json.dumps({**note, "host": "elsewhere"}))
+    with pytest.raises(UserError, match="on elsewhere .*remove"), locked(tmp_path):
+        pass
+
+
+def test_a_child_shares_the_folder_also_after_the_clock_was_set(tmp_path):
+    """A process's start is known as seconds before now; a step of the clock moves it."""
+    code = ("import sys, psutil\nfrom cddpm_core.runs.lock import locked\n"
+            "real = psutil.Process.create_time\n"
+            "psutil.Process.create_time = lambda self: real(self) - 3600\n"
+            "with locked(sys.argv[1]): print('in')")
+    with locked(tmp_path):
+        done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], text=True,
+                              capture_output=True)
+    assert done.stdout == "in\n", done.stderr
 
 
 def test_the_folder_is_free_again_when_the_work_fails(tmp_path):

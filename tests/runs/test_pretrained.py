@@ -28,7 +28,7 @@ def trained(tiny, outputs, dataset):
     run, params = Run("tiny"), tiny.replace(run="tiny")
     run.write_params(params)
     save_pipeline(make_pipeline(params, dataset), run / "model")
-    run.update_metrics({"train": {"finished": True}})
+    run.update_metrics({"train": {"finished": True}, "fidelity": {"images": 36}})
     return run
 
 
@@ -45,7 +45,9 @@ def test_a_packed_run_has_rounded_weights_and_their_scores(trained, tmp_path):
     assert packed.params() == trained.params().replace(run="pretrained")
     metrics = packed.read("metrics.json")
     assert metrics["evaluator"]["released"] and metrics["train"]["finished"]
-    assert all(0 <= metrics[name]["micro"] <= 1 for name in ("test", "new_test"))
+    for name in ("test", "new_test"):
+        assert all(0 <= part["micro"] <= 1 for part in (metrics[name], metrics[name]["one_layout"]))
+    assert metrics["fidelity"] == {"images": 36}
     for path in (file for file in packed.folder.rglob("*") if file.is_file()):
         assert str(tmp_path.parent).encode() not in path.read_bytes(), path
 
@@ -72,9 +74,7 @@ def test_the_package_is_opened_only_if_no_run_is_named_and_none_is_trained(train
     assert session.run.folder == pretrained_run().folder and session.params.device == "cpu"
     assert session.run.cache == outputs / "cache" and session.evaluator.known
     assert "whose weights come with the package" in capsys.readouterr().out
-    again = open_trained({"run": "", "device": "cpu", "session": session, "names": []})
-    assert again.run.folder == session.run.folder
-    assert open_trained({"run": session.run}).run.folder == session.run.folder
+    assert open_trained({"run": "pretrained"}).run.folder == session.run.folder
     assert open_trained({"run": "tiny"}).run.folder == trained.folder
     assert open_trained({"run": "quikc"}).run.folder == outputs / "quikc"
     trained.folder.rename(outputs / "quick")

@@ -1,6 +1,5 @@
 import json
 import os
-import re
 
 import matplotlib.pyplot as plt
 import pytest
@@ -8,19 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from cddpm_core.config.errors import UserError
+from cddpm_core.config.cells import OUTPUT_PATH
+from cddpm_core.config.errors import UserError, shown
 from cddpm_core.config.progress import HEADLESS
 from cddpm_core.config.schema import Params
 from cddpm_core.runs import run as runs
 from cddpm_core.runs.run import OUTPUTS, Run, command, open_run
 
 
-@pytest.mark.parametrize("name", ["../x", "", "a/b", "a\\b", ".", "..", ".hidden", "/tmp", "a b",
-                                  "a\n", "-p", "cache"])
+@pytest.mark.parametrize("name", ["../x", "", "a/b", "a\\b", ".", "..", ".hidden", "/tmp", " a",
+                                  "a ", "a\n", "-p", "cache", "a" * 201, "\udc80"])
 def test_a_run_is_a_plain_folder_name(name, tmp_path):
     with pytest.raises(UserError) as error:
         Run(name, outputs=tmp_path)
-    assert str(error.value).startswith(f"run: found {name!r}")
+    assert str(error.value).startswith(f"run: found {shown(name)}")
     assert not list(tmp_path.iterdir())
 
 
@@ -32,10 +32,10 @@ def test_no_name_of_a_run_leads_out_of_the_folder(tmp_path_factory, name):
     except UserError:
         return
     assert run.folder.parent == outputs and run.folder.resolve().parent == outputs.resolve()
-    assert re.fullmatch(r"[\w.-]+", name)
+    assert name.isprintable() and name == name.strip() and "/" not in name
 
 
-@pytest.mark.parametrize("name", ["quick", "seed_2000", "a.b-C_9", "7"])
+@pytest.mark.parametrize("name", ["quick", "seed_2000", "a.b-C_9", "7", "my run", "第1次", "#1"])
 def test_names_of_runs(name, tmp_path):
     run = Run(name, outputs=tmp_path)
     assert run.folder == tmp_path / name and run / "a/b.json" == tmp_path / name / "a/b.json"
@@ -139,7 +139,7 @@ def outputs(tmp_path, monkeypatch):
 
 
 def test_a_notebook_by_hand_opens_the_default_run(outputs):
-    run, params = open_run({"epochs": 2, "learning_rate": "1e-5", "_": 3, "In": [""]})
+    run, params = open_run({"epochs": 2, "learning_rate": "1e-5"})
     assert run.folder == outputs / "quick" and run.params() == params
     assert params == Params(run="quick", epochs=2, learning_rate=1e-5)
 
@@ -154,12 +154,33 @@ def test_a_notebook_keeps_what_it_does_not_declare(outputs):
     assert run.name == "mine" and params == original
 
 
-def test_opening_a_run_again_later_in_the_session_opens_the_same(outputs):
-    namespace = {"run": "mine", "epochs": 2}
-    namespace["run"], namespace["p"] = open_run(namespace)
-    namespace |= {"names": ["a"], "count": 3, "data": os, "epochs": 4}
-    run, params = open_run(namespace)
-    assert run.name == "mine" and params.epochs == 4 and not (outputs / "quick").exists()
+@pytest.mark.parametrize(("output", "name"), [
+    ("mine/train.ipynb", "mine"), ("我的 #1 [50%] \"a\"/train.ipynb", "我的 #1 [50%] \"a\""),
+    ("../elsewhere/mine/train.ipynb", "mine"), ("link/train.ipynb", "link")])
+def test_papermill_names_the_run_by_the_folder_it_writes_to(outputs, output, name):
+    (outputs / "disk").mkdir()
+    (outputs / "link").symlink_to(outputs / "disk")
+    run, _ = open_run({"run": "", OUTPUT_PATH: str(outputs / output)})
+    assert run.folder == outputs / name and (run / "params.yaml").exists()
+    assert open_run({"run": "given", OUTPUT_PATH: str(outputs / output)})[0].name == "given"
+
+
+@pytest.mark.parametrize("folder", [".", "..", "/"])
+def test_a_folder_that_holds_runs_is_none(outputs, folder):
+    values = {"run": "", OUTPUT_PATH: str(outputs / folder / "train.ipynb")}
+    with pytest.raises(UserError, match="run: expected a name, for .*-p run NAME"):
+        open_run(values)
+    assert not list(outputs.iterdir())
+    assert open_run(values, write=False)[0].name == "quick"
+
+
+def test_an_unknown_program_that_runs_a_notebook_has_to_name_the_run(outputs, monkeypatch):
+    monkeypatch.setattr(runs, "headless", lambda: True)
+    with pytest.raises(UserError, match="does not say where it writes it; give .*-p run NAME"):
+        open_run({"run": ""})
+    assert not list(outputs.iterdir())
+    assert open_run({"run": ""}, write=False)[0].name == "quick"
+    assert open_run({"run": "mine"})[0].name == "mine"
 
 
 def test_a_notebook_that_only_looks_leaves_the_run_as_it_is(outputs):

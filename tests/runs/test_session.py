@@ -13,13 +13,10 @@ def outputs(tmp_path, monkeypatch):
     return tmp_path / "outputs"
 
 
-def test_the_cell_can_be_run_again_after_others(outputs, capsys):
-    namespace = {"run": "mine", "epochs": 2, "_": 1}
-    namespace["session"] = open_session(namespace)
+def test_a_session_is_on_the_run_that_is_named(outputs, capsys):
+    session = open_session({"run": "mine", "epochs": 2})
     assert capsys.readouterr().out == "run 'mine'\n"
-    namespace |= {"names": ["a"], "count": 3, "epochs": 4, "run": namespace["session"].run}
-    session = open_session(namespace)
-    assert session.run.name == "mine" and session.params.epochs == 4
+    assert session.run.name == "mine" and session.params.epochs == 2
     assert session.run.params() == session.params and not (outputs / "quick").exists()
 
 

@@ -1,6 +1,8 @@
 """A run as the pipeline leaves it, and what is done with it afterwards."""
 
 import hashlib
+import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from conftest import ROOT, SMALLER
 from cddpm_core.__main__ import main
 from cddpm_core.config.presets import read_yaml
 from cddpm_core.config.schema import resolve
+from cddpm_core.data.labels import OBJECTS
 from cddpm_core.evaluation.evaluator import build_resnet18
 from cddpm_core.runs import stages
 from cddpm_core.runs.run import OUTPUTS, Run
@@ -20,7 +23,8 @@ from cddpm_core.runs.stages import STAGES, run_stages
 
 def test_ends_with_the_results_and_the_two_paths(smoke):
     lines = (smoke.outputs / "printed.txt").read_text().splitlines()
-    assert [line.split(":")[0] for line in lines[:len(STAGES)]] == list(STAGES)
+    assert re.fullmatch(r"experiments: timesteps and sampling, about \d+ minutes more.*", lines[0])
+    assert [line.split(":")[0] for line in lines[1:len(STAGES) + 1]] == list(STAGES)
     assert any(f"test: micro {smoke.read('metrics.json')['test']['micro']:.4f}" in line
                for line in lines)
     assert lines[-2].endswith("smoke/report.html") and lines[-1].endswith("smoke/report.pdf")
@@ -105,22 +109,33 @@ def test_an_official_evaluator_is_named_as_such_beside_the_released_one(smoke, s
 
 
 def test_papermill_alone_runs_a_notebook_on_real_data(folder, tmp_path, monkeypatch, rendered):
-    """In the folder it is given, with a frame to compare and conditions to leave out."""
+    """In the folder it is given, with a frame to compare and conditions to leave out.
+
+    The folder is as people have them: an image is missing, and systems have added files.
+    """
     monkeypatch.setenv(OUTPUTS, str(tmp_path))
+    labels = json.loads((folder / "train.json").read_text()) | {"gone.png": ["gray cube"]}
+    (folder / "train.json").write_text(json.dumps(labels), encoding="utf-8-sig")
+    (folder / "objects.json").write_text(json.dumps(
+        {name: i for i, name in enumerate(reversed(OBJECTS))}))
     for name in ("mine", "frames"):
         (tmp_path / name).mkdir()
-    shutil.copy(sorted(rendered.rglob("*_0.png"))[0], tmp_path / "frames")
+    shutil.copy(sorted(rendered.rglob("*_0.png"))[0], tmp_path / "frames/a.PNG")
+    (tmp_path / "frames/._a.PNG").write_bytes(b"no image")
     done = subprocess.run(
         [sys.executable, "-m", "papermill", "notebooks/data.ipynb",
          str(tmp_path / "mine/data.ipynb"), "-f", "params/smoke.yaml", "-p", "epochs", "3",
          "-p", "data", str(folder), "-p", "reference", str(tmp_path / "frames"),
-         "-p", "holdout", "test_conditions"],
+         "-p", "holdout", "test_conditions", "-p", "missing", "skip"],
         cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     run = Run("mine")
     data = run.read("metrics.json")["data"]
     assert run.params().epochs == 3 and data["kind"] == "real"
-    assert (data["images"], data["left_out"]) == (2, 1)
+    assert (data["images"], data["left_out"], data["missing"]) == (2, 1, 1)
+    printed = (run / "data.ipynb").read_text()
+    assert "1 of the images that train.json names are missing, and left out" in printed
+    assert "objects.json numbers the objects in another order" in printed
     assert data["overlap"] == {name: {"conditions": 32, "seen": 0} for name in ("test", "new_test")}
     assert [frame["difference"] < 1 for frame in data["reference"]] == [True]
     assert (run / "figures/data_reference.png").exists()

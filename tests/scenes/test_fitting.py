@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cddpm_core.config.errors import UserError
-from cddpm_core.scenes.fitting import compare_folder, fit_lamps, fit_objects, unproject
+from cddpm_core.scenes.fitting import (
+    compare_folder,
+    fit_lamps,
+    fit_objects,
+    reference_frames,
+    unproject,
+)
 from cddpm_core.scenes.render import RADIUS, Lighting, project, render_frames
 from cddpm_core.scenes.scene import SceneObject, scene_of
 
@@ -83,9 +89,39 @@ def test_the_real_scene_is_found_and_rendered_alike() -> None:
         assert frame.difference < 1.5 and frame.difference_in_boxes < 3.5
 
 
+@pytest.mark.parametrize("kind", ["as it is", ".PNG", "deeper", "labels", "links"])
+def test_frames_are_found_as_people_have_them(tmp_path: Path, kind: str) -> None:
+    paths = [tmp_path / "frame_9.png", tmp_path / "frame_10.png"]
+    for path in paths:
+        Image.new("RGB", (320, 240)).save(path)
+        path.with_name(f"._{path.name}").write_bytes(b"no image")
+    if kind == ".PNG":
+        paths = [path.rename(path.with_suffix(".PNG")) for path in paths]
+    elif kind in ("deeper", "labels"):
+        (tmp_path / "frames/frames").mkdir(parents=True)
+        paths = [path.rename(tmp_path / "frames/frames" / path.name) for path in paths]
+    elif kind == "links":
+        for path in paths:
+            path.rename(path.with_name(f".{path.name}"))
+            path.symlink_to(path.with_name(f".{path.name}"))
+        (tmp_path / "frame_1.png").symlink_to(tmp_path / "nowhere.png")
+    names = [None, None]
+    if kind == "labels":
+        names = [("cyan sphere",), ("red cube",)]
+        (tmp_path / "train.json").write_text(encoding="utf-8-sig", data=json.dumps(
+            {"x/frame_9.PNG": names[0], "frame_11.png": names[0], "x/frame_10.PNG": names[1]}))
+    assert reference_frames(tmp_path) == list(zip(paths, names, strict=True))
+
+
 def test_bad_folders_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="reference: .*nowhere is not a folder"):
         compare_folder(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="a folder without images, found nothing"):
+        compare_folder(tmp_path)
+    (tmp_path / "frames.zip").touch()
+    with pytest.raises(UserError, match="a folder without images, .*frames.zip is not unpacked"):
+        compare_folder(tmp_path)
+    Image.new("RGB", (64, 64)).save(tmp_path / "b.png")
     with pytest.raises(UserError, match="reference: no 4:3 image in"):
         compare_folder(tmp_path)
     (tmp_path / "a.png").write_bytes(b"no picture")

@@ -1,0 +1,184 @@
+"""Fidelity: how close sampled images are to rendered ones that nothing trains on.
+
+Each image has the number of its scene. Frames of one scene share it, and so does an image that is
+sampled for the labels and positions of a frame. Such images are not independent: no figure here
+counts a pair of them as chance, and none trains on one of them to judge another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from cddpm_core.config.seeds import numpy_generator, stream_seed, torch_generator
+from cddpm_core.evaluation.evaluator import Evaluator
+
+__all__ = ["LEVELS", "diversity", "fidelity", "kernel_distance", "mean_distance", "sharpness",
+           "two_sample", "two_sets"]
+
+LEVELS = 127.5  # of 255, in a unit of images in [-1, 1]
+FOLDS = 2  # of the two-sample test
+EPOCHS, STEPS, PAIRS = 6, 60, 16  # its training: both at least, with pairs of images in a batch
+
+
+def two_sets(scenes: Sequence[int], count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of two sets of images without a common scene; whole scenes, at random.
+
+    ``scenes`` has the number of each image's scene. The first set has ``count`` images, at most
+    two thirds of all, the second as many of those that are left as there are up to ``count``.
+    """
+    _, number = np.unique(scenes, return_inverse=True)
+    place = numpy_generator(seed, "two sets").permutation(number.max() + 1)
+    rows = np.argsort(place[number], kind="stable")
+    first, rest = np.split(rows, [min(count, 2 * len(rows) // 3)])
+    return first, rest[~np.isin(number[rest], number[first])][:count]
+
+
+def fidelity(evaluator: Evaluator, sampled: torch.Tensor, renders: torch.Tensor,
+             others: torch.Tensor, scenes: Sequence[int], other_scenes: Sequence[int],
+             seed: int = 0) -> dict[str, Any]:
+    """Return how close ``sampled`` images are to ``renders`` of the same labels and positions.
+
+    ``sharpness`` is the ratio of both, best 1; ``kernel_distance`` is that of the features of
+    ``evaluator``, best 0; ``two_sample`` is an accuracy, best .5. Each has the ``value`` and, as
+    the ``baseline``, what ``others`` in place of ``sampled`` give: renders of other scenes. Each
+    is None with fewer than two scenes. All images are (N, 3, H, W) in [-1, 1].
+    """
+    found: dict[str, Any] = {name: {"value": None, "baseline": None}
+                             for name in ("sharpness", "kernel_distance", "two_sample")}
+    features = evaluator.features(evaluator.resized(renders))
+    for key, images, of in (("value", sampled, scenes), ("baseline", others, other_scenes)):
+        if min(len(set(scenes)), len(set(of))) < FOLDS:
+            continue
+        found["sharpness"][key] = sharpness(images) / sharpness(renders)
+        found["kernel_distance"][key] = kernel_distance(
+            evaluator.features(evaluator.resized(images)), features, of, scenes)
+        found["two_sample"][key] = two_sample(images, renders, of, scenes, seed=seed)
+    return {"images": len(renders), "baseline_images": len(others), **found}
+
+
+def diversity(sampled: torch.Tensor, training: torch.Tensor) -> dict[str, float | None]:
+    """Return the `mean_distance` of N sampled images over that of all training images.
+
+    All show one label. The ``baseline`` is that of the first N training images. Each is None
+    without enough images: two for the value, 2 N for the baseline.
+    """
+    count = len(sampled)
+    return {key: mean_distance(images) / mean_distance(training) if len(training) >= least else None
+            for key, images, least in (("value", sampled, 2),
+                                       ("baseline", training[:count], 2 * count))}
+
+
+def sharpness(images: torch.Tensor) -> float:
+    """Return the 99th percentile of an image's colour gradient, the mean over N images.
+
+    The gradient is taken by central differences; its length is over both axes and the three
+    channels, in levels of 255 a pixel. Images are (N, 3, H, W) in [-1, 1].
+    """
+    along_y, along_x = torch.gradient(LEVELS * images, dim=(2, 3))
+    length = (along_y.square() + along_x.square()).sum(1).sqrt()
+    return float(length.flatten(1).quantile(0.99, dim=1).mean())
+
+
+def mean_distance(images: torch.Tensor) -> float:
+    """Return the mean distance between two of N >= 2 images (N, 3, H, W) in [-1, 1].
+
+    A distance is the root mean square over pixels and channels, in levels of 255.
+    """
+    return float(LEVELS * torch.pdist(images.flatten(1)).mean() / images[0].numel()**0.5)
+
+
+def kernel_distance(a: torch.Tensor, b: torch.Tensor, scenes_a: Sequence[int] | None = None,
+                    scenes_b: Sequence[int] | None = None) -> float:
+    """Return the squared maximum mean discrepancy of features (N, d) and (M, d), unbiased.
+
+    The kernel is ``(x . y / d + 1)^3`` (KID, Binkowski et al. 2018) of features that are scaled
+    to a root mean square of 1 over ``b``: evaluators differ in scale. Its means are over pairs
+    of different scenes; by default every row is a scene of its own. For two samples of one
+    distribution the mean is zero, and single values may be negative.
+    """
+    scale = b.double().square().mean().sqrt()
+    a, b = a.double() / scale, b.double() / scale
+    scenes_a, scenes_b = _numbers(len(a), len(b), scenes_a, scenes_b)
+
+    def mean(x: torch.Tensor, y: torch.Tensor, of_x: torch.Tensor, of_y: torch.Tensor) -> Any:
+        return ((x @ y.T / x.shape[1] + 1)**3)[of_x[:, None] != of_y].mean()
+
+    return float(mean(a, a, scenes_a, scenes_a) + mean(b, b, scenes_b, scenes_b)
+                 - 2 * mean(a, b, scenes_a, scenes_b))
+
+
+def two_sample(a: torch.Tensor, b: torch.Tensor, scenes_a: Sequence[int] | None = None,
+               scenes_b: Sequence[int] | None = None, *, seed: int = 0) -> float:
+    """Return how well a small network tells images (N, 3, H, W) from others, (M, 3, H, W).
+
+    It is the accuracy on images that it was not trained on, by cross-validation: a classifier
+    two-sample test (Lopez-Paz & Oquab 2017); .5 if the sets cannot be told apart. A scene is in
+    one fold, by default every row is a scene; each set needs at least two. Images are in [-1, 1].
+    """
+    scenes_a, scenes_b = _numbers(len(a), len(b), scenes_a, scenes_b)
+    generator = torch_generator(seed, "two-sample")
+    fold: dict[int, int] = {}
+    for scenes in (scenes_a.unique(), scenes_b.unique()):
+        for scene in scenes[torch.randperm(len(scenes), generator=generator)].tolist():
+            fold.setdefault(scene, len(fold) % FOLDS)
+    of_a, of_b = (torch.tensor([fold[scene] for scene in scenes.tolist()])
+                  for scenes in (scenes_a, scenes_b))
+    right = torch.zeros(len(a)), torch.zeros(len(b))
+    for held in range(FOLDS):
+        tell_apart = _trained(a[of_a != held], b[of_b != held], seed, generator)
+        right[0][of_a == held] = (tell_apart(a[of_a == held]) < 0).float()
+        right[1][of_b == held] = (tell_apart(b[of_b == held]) > 0).float()
+    return float(sum(hits.mean() for hits in right) / 2)
+
+
+def _trained(a: torch.Tensor, b: torch.Tensor, seed: int, generator: torch.Generator) -> Any:
+    """A function that gives images a number, below 0 if they are more like ``a`` than ``b``."""
+    # What all images share is subtracted, and images in the same place of both sets, which may
+    # have the same labels and positions, are in one batch: so a short training finds what differs.
+    mean = torch.cat([a, b]).mean(0)
+    scale = max(float((a - mean).std()), 1e-3)
+
+    def prepared(images: torch.Tensor) -> torch.Tensor:
+        return ((images - mean) / scale).contiguous(memory_format=torch.channels_last)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream_seed(seed, "two-sample weights"))
+        network = _network().to(memory_format=torch.channels_last).train()
+    count = min(len(a), len(b))
+    batches = -(-count // PAIRS)
+    epochs = max(EPOCHS, -(-STEPS // batches))
+    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 6e-3, epochs * batches)
+    for _ in range(epochs):
+        for rows in torch.randperm(count, generator=generator).split(PAIRS):
+            logits = network(prepared(torch.cat([a[rows], b[rows]])))[:, 0]
+            targets = torch.arange(2.0).repeat_interleave(len(rows))
+            optimizer.zero_grad()
+            functional.binary_cross_entropy_with_logits(logits, targets).backward()
+            optimizer.step()
+            schedule.step()
+    network.eval()
+    return torch.no_grad()(lambda images: torch.cat(
+        [network(prepared(x))[:, 0] for x in images.split(256)]))
+
+
+def _network() -> nn.Module:
+    widths = (3, 24, 48, 64)
+    layers: list[nn.Module] = []
+    for before, after in zip(widths, widths[1:], strict=False):
+        layers += [nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False),
+                   nn.BatchNorm2d(after), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], 1))
+
+
+def _numbers(count_a: int, count_b: int, scenes_a: Sequence[int] | None,
+             scenes_b: Sequence[int] | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """The scenes as tensors; without any, a number of its own for each row."""
+    return (torch.arange(count_a) if scenes_a is None else torch.as_tensor(scenes_a),
+            count_a + torch.arange(count_b) if scenes_b is None else torch.as_tensor(scenes_b))

@@ -1,0 +1,48 @@
+"""The kernel of a stage: this interpreter, whatever the machine's settings are.
+
+``python -m cddpm_core.runs.kernel`` is IPython's kernel without configuration or startup files.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import weakref
+from functools import cached_property
+from typing import Any
+
+from ipykernel.kernelapp import IPKernelApp
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
+
+from cddpm_core.config.environment import own_environment
+
+__all__ = ["OwnKernel"]
+
+
+class OwnKernel(AsyncKernelManager):
+    """Starts `Kernel` in this interpreter, whatever kernels Jupyter knows."""
+
+    @cached_property
+    def kernel_spec(self) -> KernelSpec:
+        """How the kernel is started. It keeps its files in a temporary folder, not at home."""
+        folder = tempfile.mkdtemp()
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        return KernelSpec(argv=[sys.executable, "-m", __name__, "-f", "{connection_file}"],
+                          display_name="Python 3", language="python",
+                          env=own_environment() | {"IPYTHONDIR": folder})
+
+
+class Kernel(IPKernelApp):
+    """IPython's kernel, which reads nobody's settings."""
+
+    def load_config_file(self, *arguments: Any, **options: Any) -> None:
+        """Read no configuration."""
+
+    def init_code(self) -> None:
+        """Run no startup files."""
+
+
+if __name__ == "__main__":
+    Kernel.launch_instance(log_level="ERROR")
