@@ -8,7 +8,7 @@ from typing import Any
 
 from cddpm_core.config.cells import cell_parameters
 from cddpm_core.config.errors import UserError
-from cddpm_core.config.schema import Params, resolve
+from cddpm_core.config.schema import Params, keys_affecting, resolve
 from cddpm_core.data.labels import CONDITION_FILES
 from cddpm_core.runs.run import Run, command, open_run
 from cddpm_core.runs.session import Session
@@ -54,9 +54,8 @@ def pack(run: Run, package: Path = PACKAGE) -> Run:
     """Write a finished run as the one that comes with the package, its network in bfloat16.
 
     Codec and layouts stay as they are. The accuracies are those of the rounded weights, the
-    fidelity is that of the run. Raises
-    `UserError` for a training that is not finished, or a run on data or with an evaluator that
-    cannot be published, or with classifier guidance by the evaluator.
+    fidelity is that of the run. Raises `UserError` for a training that is not finished, or a run
+    on data or with an evaluator that cannot be published, or with classifier guidance by it.
     """
     import torch
 
@@ -88,7 +87,9 @@ def pack(run: Run, package: Path = PACKAGE) -> Run:
         given = pipeline, evaluator, ConditionDataset(name), params, name
         found[name] = {**score_facts(sample_and_score(*given)[1]), "one_layout": one_layout(*given)}
     metrics = run.read("metrics.json")
-    kept = {key: metrics[key] for key in ("train", "made_with", "sample", "fidelity")
-            if key in metrics}
-    packed.update_metrics({**kept, "evaluator": evaluator_facts(evaluator), **found})
+    kept = {key: metrics[key] for key in ("train", "made_with", "fidelity") if key in metrics}
+    (packed / "metrics.json").unlink(missing_ok=True)
+    packed.update_metrics({
+        **kept, "data": {"kind": "rendered"}, "evaluator": evaluator_facts(evaluator),
+        "sample": {key: getattr(params, key) for key in keys_affecting("sampling")}, **found})
     return packed
