@@ -28,7 +28,6 @@ __all__ = ["main"]
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit code; a user's mistake is one sentence and 2."""
-    settle()
     try:
         try:
             return commands.main(arguments, "python -m cddpm_core", standalone_mode=False) or 0
@@ -242,4 +241,5 @@ for command in (evaluator_commands, score_command, import_command, lab_command,
     commands.add_command(command)
 
 if __name__ == "__main__":
+    settle()
     sys.exit(main())

@@ -86,14 +86,14 @@ def evaluator_agreement(folder: str, **options: Any) -> None:
     FOLDER holds grids of images and manifest.json, with the official score of each grid.
     """
     params = ScoreParams(**options)
-    from cddpm_core.config.files import atomic, write_json
+    from cddpm_core.config.files import atomic, typed_path, write_json
     from cddpm_core.evaluation.agreement import agreement
     from cddpm_core.report.verdicts import agreement_figure, agreement_lines
 
     found = agreement(folder, params.evaluator, tone=params.tone, desc="grids")
     print(*agreement_lines(found), sep="\n")
     if params.out:
-        out = Path(params.out).expanduser()
+        out = typed_path(params.out)
         write_json(out / "agreement.json", found)
         with atomic(out / "agreement.png") as temporary:
             agreement_figure(found).savefig(temporary, format="png", dpi=150)

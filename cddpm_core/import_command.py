@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import shlex
-from pathlib import Path
 from typing import Any
 
 import click
 
+from cddpm_core.config.files import typed_path
 from cddpm_core.config.presets import read_params
 
 __all__ = ["import_command"]
@@ -35,7 +35,7 @@ def import_command(checkpoint: str, file: str, changes: Any, **options: str) -> 
     from cddpm_core.report.diagram import network_diagram
     from cddpm_core.runs.importing import import_model, imported, params_of
 
-    file = file or str(params_of(Path(checkpoint).expanduser()))
+    file = file or str(params_of(typed_path(checkpoint)))
     run = import_model(checkpoint, read_params(file, changes, **options))
     unet = load_component(ClassConditionedUnet, run / "model/unet")
     run.save_figure(network_diagram(unet.config), "network")

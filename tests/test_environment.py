@@ -28,6 +28,7 @@ import shutil
 import subprocess
 import sys
 import time
+import zipfile
 
 import nbformat
 import papermill
@@ -37,11 +38,12 @@ from IPython.core.interactiveshell import InteractiveShell
 from PIL import Image
 from traitlets.config import Config
 
+from cddpm_core import user_commands
 from cddpm_core.__main__ import main
 from cddpm_core.config.environment import NEEDED
 from cddpm_core.config.errors import UserError
 from cddpm_core.config.manual import NOTEBOOKS
-from cddpm_core.config.presets import read_params
+from cddpm_core.config.presets import read_params, to_yaml
 from cddpm_core.config.schema import Params
 from cddpm_core.runs.run import OUTPUTS, Run
 from cddpm_core.runs.stages import _execute
@@ -130,24 +132,22 @@ def test_a_program_that_does_not_say_where_it_writes_changes_nothing(tmp_path):
     assert not (tmp_path / "outputs").exists()
 
 
-def test_every_path_may_have_any_name(smoke, tmp_path, monkeypatch, capsys):
+def test_every_path_may_have_any_name(smoke, tmp_path):
     """Outputs, run, params file and data, given relatively to where the command was typed."""
     shutil.copytree(smoke.folder, tmp_path / ODD / "outputs/第 1 次")
     shutil.copytree(smoke.cache, tmp_path / ODD / "outputs/cache")
     data = next((smoke.cache / "data").glob("train-*"))
     shutil.copytree(data, tmp_path / ODD / "data set")
-    shutil.copy(ROOT / "params/smoke.yaml", tmp_path / ODD / "第 1 次.yaml")
     (tmp_path / "link").symlink_to(ODD)
-    monkeypatch.chdir(tmp_path / "link")
-    monkeypatch.setenv(OUTPUTS, "outputs")
-    run = Run("第 1 次")
-    run.write_params(smoke.params().replace(run=run.name))
-    assert main(["stage", "data", "--params", "outputs/第 1 次/params.yaml",
-                 "--data", "data set"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "outputs/第 1 次/data.ipynb"
-    assert run.params().data == str(tmp_path / "link/data set")
+    run = Run("第 1 次", tmp_path / "link/outputs")
+    (tmp_path / ODD / "第 1 次.yaml").write_text(to_yaml(smoke.params().replace(run="")))
+    done = subprocess.run([sys.executable, "-m", "cddpm_core", "stage", "data", "--params",
+                           "第 1 次.yaml", "--data", "data set"], cwd=tmp_path / "link",
+                          env={**os.environ, OUTPUTS: "outputs"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "outputs/第 1 次/data.ipynb"
+    assert run.params().data == str(tmp_path / ODD / "data set")
     assert run.read("metrics.json")["data"]["kind"] == "real"
-    assert read_params("第 1 次.yaml").run == "第 1 次"
 
 
 @pytest.mark.parametrize("given", ["~/mine.yaml", "~old/mine.yaml"])
@@ -173,6 +173,7 @@ SETTINGS = {
     "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii", "PYTHONOPTIMIZE": "2",
     "PYTHONWARNINGS": "error", "PYTHONHASHSEED": "7", "PYTHONDEVMODE": "1",
     "PYTHONUSERBASE": "/nowhere", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "many",
+    "NUMBA_DISABLE_JIT": "1", "NUMBA_NUM_THREADS": "0", "ACCELERATE_LOG_LEVEL": "loud",
     "ACCELERATE_MIXED_PRECISION": "fp16", "ACCELERATE_DYNAMO_BACKEND": "INDUCTOR",
     "JUPYTER_PREFER_ENV_PATH": "0", "IPYTHON_SUPPRESS_CONFIG_ERRORS": "0"}
 
@@ -205,11 +206,13 @@ NO_HOME = dict.fromkeys(("HOME", "MPLCONFIGDIR", "IPYTHONDIR", "JUPYTER_RUNTIME_
                          "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "XDG_CACHE_HOME",
                          "XDG_CONFIG_HOME", "XDG_DATA_HOME"), "/proc/nowhere")
 ABOUT = """import json, locale, os, sys
+import numba
 import matplotlib
 import matplotlib.pyplot as plt
 facts = {"executable": sys.executable, "optimize": sys.flags.optimize,
          "encoding": locale.getpreferredencoding(), "backend": matplotlib.get_backend(),
          "font": matplotlib.rcParams["font.size"], "print": print.__name__,
+         "compiles": not numba.config.DISABLE_JIT,
          "foreign": [name for name in ("DATA_ROOT", "num_scenes") if name in globals()],
          "strict": sys.warnoptions}
 figure, axis = plt.subplots(figsize=(1, 1))
@@ -234,9 +237,26 @@ def test_a_stage_has_an_interpreter_and_a_configuration_of_its_own(kind, hostile
     facts, shown, params = run_kernel(tmp_path, hostile if kind != "no home" else NO_HOME)
     assert facts == {
         "executable": sys.executable, "optimize": 0, "encoding": "utf-8", "print": "print",
-        "backend": facts["backend"], "font": 10.0, "foreign": [], "strict": []}
+        "backend": facts["backend"], "font": 10.0, "foreign": [], "strict": [],
+        "compiles": True}
     assert "inline" in facts["backend"] and "image/png" in shown
     assert params == Params(run="mine", epochs=3)
+
+
+def test_jupyterlab_starts_this_interpreter_too(hostile, monkeypatch):
+    asked = []
+    for name, value in hostile.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(user_commands.subprocess, "call",
+                        lambda words, **options: asked.append((words, options["env"])) or 0)
+    assert main(["lab", "--no-browser"]) == 0
+    (words, environment), = asked
+    monkeypatch.undo()
+    done = subprocess.run([*words[:3], "kernelspec", "list", "--json"], env=environment,
+                          capture_output=True, text=True)
+    kernel = json.loads(done.stdout)["kernelspecs"]["python3"]
+    assert kernel["resource_dir"] == f"{sys.prefix}/share/jupyter/kernels/python3"
+    assert not environment["MPLBACKEND"]  # so that figures show in a notebook
 
 
 def test_figures_and_files_are_the_same_whatever_is_set(hostile, tmp_path):
@@ -272,15 +292,14 @@ def test_another_interpreter_says_what_it_lacks(words, tmp_path):
     assert "-m" not in words or len(said) == 1
 
 
-def test_files_of_a_submission_can_be_read_by_others(smoke_copy, tmp_path):
+def test_files_of_a_submission_can_be_read_by_others(smoke_copy):
     before = os.umask(0o077)
     try:
         path = write_submission(smoke_copy)
     finally:
         os.umask(before)
-    shutil.unpack_archive(path, tmp_path / "unpacked")
-    done = subprocess.run(["unzip", "-Z", path], capture_output=True, text=True)
-    assert "-rw-r--r--" in done.stdout and "-rw-------" not in done.stdout
+    with zipfile.ZipFile(path) as file:
+        assert all(about.external_attr >> 16 & 0o444 == 0o444 for about in file.infolist())
 
 
 def test_seconds_do_not_follow_a_clock_that_is_set(run, monkeypatch):

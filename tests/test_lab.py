@@ -101,8 +101,8 @@ def test_the_report_notebook_shows_its_pictures_and_exports_itself(chromium, lab
     page.close()
     with urllib.request.urlopen(f"{lab}/api/nbconvert") as answer:  # what the menu offers
         offered = json.load(answer)
-    assert {"lab-report-html", "lab-report-pdf"} <= offered.keys()
-    address = f"{lab}/nbconvert/lab-report-pdf/outputs/{smoke_copy.name}/report.ipynb"
+    assert {"lab_report_html", "lab_report_pdf"} <= offered.keys()
+    address = f"{lab}/nbconvert/lab_report_pdf/outputs/{smoke_copy.name}/report.ipynb"
     with urllib.request.urlopen(address, timeout=300) as answer:
         assert answer.headers["Content-Type"] == "application/pdf"
         assert answer.read() == (smoke_copy / "report.pdf").read_bytes()

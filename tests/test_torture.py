@@ -147,7 +147,7 @@ def stage(folder: Path, **options) -> subprocess.Popen:
 def kernels_of(process: subprocess.Popen) -> list[psutil.Process]:
     try:
         return [child for child in psutil.Process(process.pid).children(recursive=True)
-                if "ipykernel_launcher" in " ".join(child.cmdline())]
+                if "cddpm_core.runs.kernel" in child.cmdline()]
     except psutil.NoSuchProcess:
         return []
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from cddpm_core.config.errors import UserError
 
-__all__ = ["OUTPUTS", "check_interpreter", "own_environment", "settle", "wait_without_spinning"]
+__all__ = ["OUTPUTS", "check_interpreter", "forget", "own_environment", "settle",
+           "wait_without_spinning"]
 
 OUTPUTS = "CDDPM_OUTPUTS"  # environment variable: another folder for outputs/, on a larger disk
 NEEDED = ("torch", "torchvision", "diffusers", "accelerate", "numpy", "scipy", "PIL", "pydantic",
@@ -54,9 +55,20 @@ def own_environment() -> dict[str, str]:
             "MATPLOTLIBRC": os.devnull}
 
 
-def settle() -> None:
-    """Make the settings of this process its own, before it loads what reads them."""
-    os.environ.update(own_environment() | {"MPLBACKEND": "agg"})
+def forget(prefix: str) -> None:
+    """Remove the variables whose names begin with ``prefix``."""
+    for name in [name for name in os.environ if name.startswith(prefix)]:
+        del os.environ[name]
+
+
+def settle(*, backend: str = "agg") -> None:
+    """Make the settings of this process its own, before it loads what reads them.
+
+    ``backend`` is that of matplotlib; empty leaves it to a notebook's kernel.
+    """
+    forget("ACCELERATE_")
+    forget("NUMBA_")
+    os.environ.update(own_environment() | {"MPLBACKEND": backend})
     if given := os.environ.get(OUTPUTS):  # for processes that work in another folder
         os.environ[OUTPUTS] = str(Path(os.path.expanduser(given)).absolute())
     warnings.filters[:] = [known for known in warnings.filters if known[0] != "error"]

@@ -18,7 +18,7 @@ import psutil
 from cddpm_core.config.errors import UserError, did_you_mean, shown
 
 __all__ = ["SCHEMA", "atomic", "check_schema", "project_root", "read_json", "read_text",
-           "remove_leftovers", "sha256_of", "unwritable", "write_json"]
+           "remove_leftovers", "sha256_of", "typed_path", "unwritable", "write_json"]
 
 SCHEMA = 1  # of the files of a run
 MAX_TEXT = 50_000_000  # bytes of a text file of an unknown source
@@ -33,6 +33,14 @@ def project_root() -> Path:
         if (folder / "notebooks").is_dir() and (folder / "params").is_dir():
             return folder
     return here
+
+
+def typed_path(given: str | Path) -> Path:
+    """Return a path as somebody typed it, ``~`` being the home of a user that there is.
+
+    Unlike `Path.expanduser`, this leaves alone what only looks like a home: a folder ``~old``, say.
+    """
+    return Path(os.path.expanduser(given))
 
 
 @contextlib.contextmanager

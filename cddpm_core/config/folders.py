@@ -100,7 +100,8 @@ def look_up(folder: Path, named: Sequence[str], usual: Sequence[str]) -> FolderF
         parents = sorted({path.parent for path in found.values()})
         images = Path(os.path.commonpath(parents)) if parents else folder / usual[0]
     used = set(found.values())
-    surplus = [path.name for path in pictures_in(images) if path not in used] if found else []
+    surplus = sorted(path.name for path in (files_in(images) if found else ())
+                     if path not in used and path.suffix.lower() in PICTURES)
     return FolderFiles(images, tuple(named), found,
                        tuple(name for name in named if name not in found), tuple(surplus))
 

@@ -157,7 +157,8 @@ def _how(parameter: Parameter, found: Any) -> str:
     """How a value is given that YAML or papermill's command line reads as something else."""
     if parameter.type.startswith("list") and isinstance(found, str):
         items = found if found.startswith("[") else "[...]"
-        return f"; give papermill a list as -y '{parameter.name}: {items}' or in a file with -f"
+        return (f"; write {items}, for papermill as -y '{parameter.name}: {items}' or in a file "
+                "with -f")
     if parameter.type == "list[str]":
         return "; write each in quotes"
     if parameter.type == "str" and isinstance(found, bool | int | float):

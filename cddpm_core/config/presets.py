@@ -6,7 +6,6 @@ values mean and which are allowed is up to the schema.
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from typing import Any, ClassVar
 import yaml
 
 from cddpm_core.config.errors import UserError, did_you_mean, shown
-from cddpm_core.config.files import project_root, read_text
+from cddpm_core.config.files import project_root, read_text, typed_path
 from cddpm_core.config.schema import FIELDS, Params, coerce, resolve
 
 __all__ = ["PATHS", "absolute", "parse_yaml", "read_params", "read_yaml", "to_yaml"]
@@ -91,7 +90,7 @@ def read_params(file: str, changes: Sequence[tuple[str, str]] = (), *, run: str 
     ``changes`` are pairs of key and text. Paths are made absolute. The folder ``report`` beside the
     file holds the author's words, if it is there or ``words`` says so. Raises `UserError`.
     """
-    path = Path(os.path.expanduser(file))
+    path = typed_path(file)
     if not path.exists() and (project_root() / path).exists():
         path = project_root() / path
     values = {key: coerce(key, value, str(path)) for key, value in read_yaml(path).items()}
@@ -108,8 +107,7 @@ def absolute(given: str | list[str]) -> str | list[str]:
     """Return a path, or each of a list of paths, made absolute; empty text stays empty."""
     if isinstance(given, list):
         return [absolute(path) for path in given]
-    # Unlike Path.expanduser, this leaves alone what only looks like a home, a folder ~old say.
-    return str(Path(os.path.expanduser(given)).absolute()) if given else given
+    return str(typed_path(given).absolute()) if given else given
 
 
 def _value(key: str, text: str) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from cddpm_core.config.cells import cell_parameters
 from cddpm_core.config.errors import UserError
-from cddpm_core.config.files import project_root
+from cddpm_core.config.files import project_root, typed_path
 from cddpm_core.config.parameter import Checked, key
 from cddpm_core.config.schema import FIELDS
 
@@ -61,5 +61,5 @@ def score_params(namespace: Mapping[str, Any]) -> ScoreParams:
     elsewhere = {name: str(project_root() / getattr(found, name)) for name in PATHS}
     return found.model_copy(update={
         name: path for name, path in elsewhere.items()
-        if getattr(found, name) and not Path(getattr(found, name)).expanduser().exists()
+        if getattr(found, name) and not typed_path(getattr(found, name)).exists()
         and Path(path).exists()})

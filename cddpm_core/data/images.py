@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from cddpm_core.config.errors import UserError
+from cddpm_core.config.files import typed_path
 from cddpm_core.config.folders import ARCHIVES, FolderFiles, archives, elsewhere, look_up
 from cddpm_core.data.labels import read_train
 
@@ -67,7 +68,7 @@ def to_float(pixels: np.ndarray | torch.Tensor) -> torch.Tensor:
 
 def folder_files(folder: str | Path, named: Sequence[str] | None = None) -> FolderFiles:
     """Return which images a data folder has, see `look_up`; ``named``: those of ``train.json``."""
-    folder = Path(folder).expanduser()
+    folder = typed_path(folder)
     named = list(read_train(folder / "train.json")) if named is None else named
     return look_up(folder, named, IMAGE_FOLDERS)
 
@@ -90,7 +91,7 @@ def find_images(folder: Path, named: Sequence[str], missing: str = "error") -> d
 
 def check_folder(folder: str | Path, missing: str = "error") -> None:
     """Raise `UserError` if a data folder lacks labels or images; reads no image."""
-    folder = Path(folder).expanduser()
+    folder = typed_path(folder)
     if not folder.is_dir():
         unpack = "; unpack it first" if folder.suffix.lower() in ARCHIVES else ""
         raise UserError(f"data: {folder} is not a folder, expected one with train.json "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from cddpm_core.config.files import sha256_of
+from cddpm_core.config.files import sha256_of, typed_path
 from cddpm_core.config.schema import Params
 from cddpm_core.data.dataset import ConditionDataset, IclevrDataset
 from cddpm_core.data.images import check_folder
@@ -40,7 +40,7 @@ def data_source(params: Params, cache: Path) -> DataSource:
     A folder that Cycles rendered is known by its ``cycles.json``, wherever it lies.
     """
     if params.data:
-        folder = Path(params.data).expanduser()
+        folder = typed_path(params.data)
         check_folder(folder, params.missing)
         kind = "cycles" if (folder / "cycles.json").exists() else "real"
         return DataSource(kind, folder, None, sha256_of(folder / "train.json"))

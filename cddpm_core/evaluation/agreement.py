@@ -17,7 +17,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from cddpm_core.config.errors import UserError, did_you_mean, shown
-from cddpm_core.config.files import SCHEMA, read_json
+from cddpm_core.config.files import SCHEMA, read_json, typed_path
 from cddpm_core.config.progress import progress
 from cddpm_core.data.labels import CONDITION_FILES
 from cddpm_core.evaluation.evaluator import Evaluator
@@ -43,7 +43,7 @@ def agreement(folder: str | Path, evaluator: Evaluator | str | Path | None = Non
     evaluator is the released stand-in by default; ``tone`` is that of `score_given`; ``desc``
     names a progress bar.
     """
-    folder = Path(folder).expanduser()
+    folder = typed_path(folder)
     entries, official = _manifest(folder), _per_image(folder)
     if not isinstance(evaluator, Evaluator):
         evaluator = load_evaluator(evaluator or "")

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from cddpm_core.config.errors import UserError, did_you_mean, shown
-from cddpm_core.config.files import read_json, read_text
+from cddpm_core.config.files import read_json, read_text, typed_path
 from cddpm_core.config.folders import ARCHIVES, by_number, folder_of_pictures, pictures_in
 from cddpm_core.data.images import open_image
 from cddpm_core.evaluation.grids import cut_grid, reduced
@@ -57,7 +57,7 @@ def read_images(source: str | Path | Sequence[str | Path], *, expected: int = 0,
     sources = [source] if isinstance(source, str | Path) else list(source)
     if not sources:
         raise UserError("images: found no files, expected a folder, a grid picture, or files")
-    paths = [Path(each).expanduser() for each in sources]
+    paths = [typed_path(each) for each in sources]
     for path in paths:
         if not path.exists():
             raise UserError(f"{path}: no such file or folder{_near(path)}")

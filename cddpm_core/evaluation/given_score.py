@@ -12,7 +12,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from cddpm_core.config.errors import UserError, did_you_mean
-from cddpm_core.config.files import SCHEMA
+from cddpm_core.config.files import SCHEMA, typed_path
 from cddpm_core.data.images import to_float
 from cddpm_core.data.labels import (
     CONDITION_FILES,
@@ -69,7 +69,7 @@ def given_conditions(conditions: Conditions) -> tuple[str, list[tuple[str, ...]]
                          for row, names in enumerate(conditions)]
     if str(conditions) in CONDITION_FILES:
         return str(conditions), read_conditions(condition_file(str(conditions)))
-    path = Path(conditions).expanduser()
+    path = typed_path(conditions)
     if not path.exists():
         near = did_you_mean(conditions, CONDITION_FILES) or did_you_mean(
             path.name, [p.name for p in path.parent.glob("*.json")])

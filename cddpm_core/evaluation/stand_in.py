@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save as save_safetensors
 
 from cddpm_core.config.errors import UserError
-from cddpm_core.config.files import atomic, read_json, sha256_of
+from cddpm_core.config.files import atomic, read_json, sha256_of, typed_path
 from cddpm_core.evaluation.evaluator import MAX_BYTES, Evaluator, load_official
 from cddpm_core.evaluation.network import StandInNetwork, rounded_state
 from cddpm_core.evaluation.weights import find_weights, read_weights, safetensors_header
@@ -33,7 +33,7 @@ def load_evaluator(file: str | Path, device: str | torch.device = "cpu") -> Eval
     """
     if not str(file):
         return released(device)
-    path = Path(file).expanduser()
+    path = typed_path(file)
     header = safetensors_header(path)
     official = any(name.endswith("layer1.0.conv1.weight") for name in header)
     stand_in = FORMAT in header.get("__metadata__", {}) or (path.suffix == SUFFIX and not official)

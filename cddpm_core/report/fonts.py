@@ -13,6 +13,7 @@ from fontTools.ttLib import TTCollection, TTFont
 from matplotlib import font_manager
 
 from cddpm_core.config.errors import UserError
+from cddpm_core.config.files import typed_path
 
 __all__ = ["font_faces", "font_files", "warn_of_missing_glyphs"]
 
@@ -23,7 +24,7 @@ def font_files(paths: Sequence[str]) -> list[Path]:
     """Return the font files at and below the given paths; `UserError` for a path without any."""
     found = []
     for given in paths:
-        path = Path(given).expanduser()
+        path = typed_path(given)
         here = [path] if path.is_file() else sorted(path.rglob("*"))
         fonts = [file for file in here if file.suffix.lower() in SUFFIXES]
         if not fonts:

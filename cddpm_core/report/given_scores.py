@@ -10,7 +10,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from cddpm_core.config.files import atomic, write_json
+from cddpm_core.config.files import atomic, typed_path, write_json
 from cddpm_core.data.images import to_float
 from cddpm_core.data.labels import COLOURS, SHAPES
 from cddpm_core.evaluation.given_images import GivenImages
@@ -108,7 +108,7 @@ def score_figure(given: GivenImages, result: Mapping[str, Any]) -> Figure:
 def write_score(given: GivenImages, result: Mapping[str, Any],
                 folder: str | Path) -> list[Path]:
     """Write ``score.json`` and ``score.png`` to a folder and return their paths."""
-    paths = [Path(folder).expanduser() / name for name in ("score.json", "score.png")]
+    paths = [typed_path(folder) / name for name in ("score.json", "score.png")]
     sentence = verdict_sentence(result)
     write_json(paths[0], {**result, **({"verdicts": sentence} if sentence else {})})
     with atomic(paths[1]) as temporary:

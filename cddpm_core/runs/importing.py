@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cddpm_core.config.errors import UserError, shown
-from cddpm_core.config.files import read_json, sha256_of
+from cddpm_core.config.files import read_json, sha256_of, typed_path
 from cddpm_core.config.schema import Params, applies
 from cddpm_core.runs.lock import locked
 from cddpm_core.runs.run import Run
@@ -72,7 +72,7 @@ def import_model(source: str | Path, params: Params) -> Run:
     from cddpm_core.runs.provenance import made_with
     from cddpm_core.sampling.pipeline import save_pipeline
 
-    source, run = Path(source).expanduser(), Run(params.run)
+    source, run = typed_path(source), Run(params.run)
     if not source.exists():
         raise UserError(f"{source}: no such file or folder")
     with locked(run.folder):

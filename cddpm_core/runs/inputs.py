@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cddpm_core.config.errors import shown
-from cddpm_core.config.files import sha256_of
+from cddpm_core.config.files import sha256_of, typed_path
 from cddpm_core.config.folders import DEPTH, pictures_in
 from cddpm_core.config.schema import FIELDS, Params, keys_affecting
 from cddpm_core.runs.modules import PACKAGE, reached_modules, read_notebook, short_hash
@@ -63,9 +63,9 @@ def _given_files(params: Params, declared: Iterable[str],
     elif "renderer" in declared and params.renderer == "cycles":
         found["Blender or CLEVR's assets"] = short_hash(data_fingerprint(params))
     if f"{PACKAGE.name}/{EVALUATORS}" in modules and params.evaluator:
-        found["the evaluator"] = sha256_of(Path(params.evaluator).expanduser())
+        found["the evaluator"] = sha256_of(typed_path(params.evaluator))
     if "reference" in declared and params.reference:
-        frames = pictures_in(Path(params.reference).expanduser(), DEPTH)
+        frames = pictures_in(typed_path(params.reference), DEPTH)
         found["the reference frames"] = short_hash([_facts(path, True) for path in frames])
         if params.clevr_assets:
             from cddpm_core.scenes.blender import cycles_version
@@ -87,7 +87,7 @@ def data_fingerprint(params: Params, *, times: bool = False) -> dict[str, Any]:
         return {"rendered": scenes_version(params)}
     from cddpm_core.data.images import folder_files
 
-    folder = Path(params.data).expanduser()
+    folder = typed_path(params.data)
     files = folder_files(folder)
     images = [(name, *_facts(path, times)[1:]) for name, path in files.found.items()]
     return {"labels": sha256_of(folder / "train.json"), "images": short_hash(images),

@@ -16,7 +16,7 @@ from ipykernel.kernelapp import IPKernelApp
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 
-from cddpm_core.config.environment import own_environment
+from cddpm_core.config.environment import own_environment, settle
 
 __all__ = ["OwnKernel"]
 
@@ -45,4 +45,5 @@ class Kernel(IPKernelApp):
 
 
 if __name__ == "__main__":
+    settle(backend="")
     Kernel.launch_instance(log_level="ERROR")

@@ -8,7 +8,7 @@ from typing import Any
 
 from cddpm_core.config.device import device_of
 from cddpm_core.config.errors import UserError
-from cddpm_core.config.files import write_json
+from cddpm_core.config.files import typed_path, write_json
 from cddpm_core.config.schema import Params
 from cddpm_core.evaluation.stand_in import CARD, SUFFIX, WEIGHTS, save_stand_in
 from cddpm_core.evaluation.stand_in_training import train_stand_in
@@ -28,7 +28,7 @@ def make_evaluator(out: str, *, release: bool, device: str, command: str,
     """
     params = Params(device=device)
     where, started = device_of(params), time.monotonic()
-    path = Path(out).expanduser() if out else Run("evaluator") / f"seed{recipe['seed']}{SUFFIX}"
+    path = typed_path(out) if out else Run("evaluator") / f"seed{recipe['seed']}{SUFFIX}"
     if release:
         if out:
             raise UserError(f"--out: expected none with --release, found {out}")

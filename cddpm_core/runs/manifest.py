@@ -8,7 +8,7 @@ from typing import Any
 
 from cddpm_core.config.device import device_of
 from cddpm_core.config.errors import UserError
-from cddpm_core.config.files import SCHEMA, check_schema, sha256_of, write_json
+from cddpm_core.config.files import SCHEMA, check_schema, sha256_of, typed_path, write_json
 from cddpm_core.config.schema import Params
 from cddpm_core.data.source import data_source
 from cddpm_core.evaluation.stand_in import WEIGHTS
@@ -67,7 +67,7 @@ def verify(run: Run) -> list[str]:
 def _inputs(run: Run, params: Params) -> dict[str, Path]:
     found = {"data": data_source(params, run.cache).folder / "train.json"}
     if params.evaluator:
-        found["evaluator"] = Path(params.evaluator).expanduser()
+        found["evaluator"] = typed_path(params.evaluator)
     return {**found, "released stand-in": WEIGHTS}
 
 

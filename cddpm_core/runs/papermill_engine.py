@@ -69,18 +69,23 @@ def _prepared(nb: NotebookNode, kernel_name: str, *, about_a_run: bool,
     output = _absolute(about.get("output_path"))
     if about_a_run:
         given = {key: coerce(key, value) for key, value in given.items()}
-        if given.get("run") or output:
+        if given.get("run") or output and _names_no_run(nb):
             Run(run_name(given.get("run", ""), output, write=write))
     else:
         ScoreParams(**given)
-    if output:
+    if output and "://" not in output:
         Path(output).parent.mkdir(parents=True, exist_ok=True)
     if HEADLESS not in os.environ:  # a stage is told its run
         paths = {INPUT_PATH: about.get("input_path"), OUTPUT_PATH: output}
-        given |= {key: path for key, path in paths.items() if path}
+        given |= {key: path for key, path in paths.items() if isinstance(path, str)}
     hidden = all(cell.metadata.get("jupyter", {}).get("source_hidden")
                  for cell in nb.cells if cell.cell_type == "code")
     return parameterize_notebook(nb, given, hidden, kernel_name=kernel_name)
+
+
+def _names_no_run(nb: NotebookNode) -> bool:
+    first = [cell.source for cell in nb.cells if "parameters" in cell.metadata.get("tags", ())]
+    return bool(re.search(r"""^run\b[^=]*=\s*(""|'')""", "\n".join(first), re.MULTILINE))
 
 
 def _as_typed() -> Mapping[str, Any]:
@@ -108,7 +113,7 @@ def _absolute(output: str | None) -> str | None:
     handler = papermill_io.get_handler(output)
     start = handler.cwd(None)  # the handler knows it, and gives it away only in exchange
     handler.cwd(start)
-    return str(Path(start or os.getcwd(), os.path.expanduser(output)))
+    return str(Path(start or os.getcwd(), output))
 
 
 papermill_engines.register(None, Engine)  # the engine that papermill takes if none is named

@@ -16,7 +16,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from cddpm_core.config.errors import UserError, did_you_mean
-from cddpm_core.config.files import project_root, sha256_of
+from cddpm_core.config.files import project_root, sha256_of, typed_path
 from cddpm_core.config.progress import HEADLESS
 from cddpm_core.config.schema import FIELDS, Params, sampling_variants
 from cddpm_core.data.labels import CONDITION_FILES
@@ -96,7 +96,7 @@ def _check(names: Sequence[str], params: Params, run: Run) -> None:
         from cddpm_core.evaluation.evaluate import get_evaluator
 
         get_evaluator(params)
-    if params.reference and not Path(params.reference).expanduser().is_dir():
+    if params.reference and not typed_path(params.reference).is_dir():
         raise UserError(f"reference: {params.reference} is not a folder, expected one with real "
                         "frames")
     if "sampling" in names:

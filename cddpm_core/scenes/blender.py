@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from cddpm_core.config.code_version import code_hash
 from cddpm_core.config.errors import UserError
-from cddpm_core.config.files import sha256_of
+from cddpm_core.config.files import sha256_of, typed_path
 from cddpm_core.data.labels import COLOURS, OBJECTS
 
 __all__ = ["Blender", "check_assets", "cycles_version", "find_blender"]
@@ -37,7 +37,7 @@ class Blender(NamedTuple):
 
 def find_blender(given: str | Path = "") -> Blender:
     """Return the Blender of a path, or that on the PATH; `UserError` if there is none to use."""
-    program = Path(given).expanduser() if str(given) else shutil.which("blender")
+    program = typed_path(given) if str(given) else shutil.which("blender")
     if program is None:
         raise UserError(f"blender: no program of this name on the PATH, {WANTED}; install it, or "
                         "name its path with -p blender")
@@ -62,7 +62,7 @@ def _known(program: Path, changed: int) -> Blender:
 
 def check_assets(folder: str | Path) -> Path:
     """Return the absolute path of CLEVR's assets; `UserError` if one is missing."""
-    folder = Path(folder).expanduser().absolute()
+    folder = typed_path(folder).absolute()
     for name in ASSETS:
         if not (folder / name).is_file():
             raise UserError(f"clevr_assets: {folder / name} does not exist, expected the folder "

@@ -14,6 +14,7 @@ from scipy.ndimage import binary_opening, label
 from scipy.optimize import least_squares, minimize
 
 from cddpm_core.config.errors import UserError
+from cddpm_core.config.files import typed_path
 from cddpm_core.config.folders import folder_of_pictures, pictures_in
 from cddpm_core.data.images import folder_files, open_image
 from cddpm_core.data.labels import OBJECTS, SHAPES, read_train
@@ -186,7 +187,7 @@ def _largest_difference(rendered: np.ndarray, truth: np.ndarray) -> tuple[float,
 
 def reference_frames(folder: str | Path) -> list[tuple[Path, Sequence[str] | None]]:
     """Return images, or raise `UserError`, and the names of their objects if there are labels."""
-    folder = Path(folder).expanduser()
+    folder = typed_path(folder)
     if not folder.is_dir():
         raise UserError(f"reference: {folder} is not a folder, expected one with real frames")
     if (folder / "train.json").exists():

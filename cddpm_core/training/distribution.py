@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
 from cddpm_core.config.device import device_of
+from cddpm_core.config.environment import forget
 from cddpm_core.config.errors import UserError
 from cddpm_core.config.schema import Params
 
@@ -66,9 +67,11 @@ def accelerator_of(params: Params) -> Accelerator:
     Raises `UserError` if there are more processes than images in a step.
     """
     check_devices(params, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    # Arithmetic and device are those of the parameters, whatever accelerate's own configuration and
+    # the variables it sets say.
+    forget("ACCELERATE_")
     # The others wait while one renders the data.
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))
-    # Arithmetic is that of the parameters, whatever accelerate's own configuration says.
     accelerator = Accelerator(cpu=device_of(params).type == "cpu", mixed_precision="no",
                               kwargs_handlers=[patience])
     if accelerator.num_processes > params.batch_size:

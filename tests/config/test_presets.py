@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from cddpm_core.config.errors import UserError
 from cddpm_core.config.files import project_root
-from cddpm_core.config.presets import read_params, read_yaml
+from cddpm_core.config.presets import read_params, read_yaml, to_yaml
 from cddpm_core.config.schema import Params, resolve
 
 ROOT = project_root()
@@ -87,13 +87,40 @@ def test_missing_params_file_suggests_the_near_one():
 def test_the_command_line_goes_over_the_file_and_names_what_it_read(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text("epochs: 7\nseed: 3\ndata: set\n")
-    p = read_params("mine.yaml", [("epochs", "8"), ("channels", "[2, 2]")], evaluator="~/a.pth")
-    assert (p.run, p.epochs, p.seed, p.channels) == ("mine", 8, 3, [2, 2])
-    assert p.data == str(tmp_path / "set") and p.evaluator.endswith("/a.pth")
+    p = read_params("mine.yaml", [("epochs", "8"), ("sweep_steps", "[2, 020]")], evaluator="~/a")
+    assert (p.run, p.epochs, p.seed, p.sweep_steps) == ("mine", 8, 3, [2, 20])
+    assert p.data == str(tmp_path / "set") and p.evaluator.endswith("/a")
     assert "~" not in p.evaluator
     assert read_params("params/quick.yaml") == Params(run="quick")  # from any folder
     with pytest.raises(UserError, match="mine.yaml with -p: image_size: expected a multiple"):
         read_params("mine.yaml", [("image_size", "60")])
+
+
+@pytest.mark.parametrize(("text", "key", "value"), [
+    ("0716221", "student_id", "0716221"), ("1.10", "title", "1.10"), ("no", "language", "no"),
+    ("2024-13-45", "title", "2024-13-45"), ("1:30", "author", "1:30"), ("~", "author", ""),
+    ("", "author", ""), ("'~'", "author", "~"), ("[007, 1e3, no]", "runs", ["007", "1e3", "no"]),
+    ("0042", "seed", 42), ("1_000", "epochs", 1000), ("1e-5", "learning_rate", 1e-5),
+    ("yes", "in_memory", True), ("Off", "in_memory", False), ("no", "mixed_precision", "no"),
+    ("2147483647", "seed", 2147483647)])
+def test_values_of_a_file_are_those_that_are_typed(tmp_path, text, key, value):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"{key}: {text}\n")
+    params = read_params(str(path))
+    assert getattr(params, key) == value
+    path.write_text(to_yaml(params))  # and they stay so when they are written and read again
+    assert read_params(str(path)) == params
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("seed:", "seed: expected int, found None"), ("epochs: 1:30", "expected int, found '1:30'"),
+    ("epochs: 0x10", "expected int, found '0x10'"), ("in_memory: maybe", "expected bool"),
+    ("blocks: 01", "blocks: expected a list of int, found '01'"),
+    ("title: [a]", "title: expected str, found .'a'.")])
+def test_a_value_that_can_be_read_in_two_ways_is_refused(tmp_path, text, words):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(UserError, match=words):
+        read_params(str(tmp_path / "mine.yaml"))
 
 
 def test_environment_agrees_with_pyproject():

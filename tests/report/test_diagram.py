@@ -21,14 +21,15 @@ def words(name, height=64, layout=False):
     return [text.get_text() for text in network_diagram(model.config).axes[0].texts]
 
 
-def test_quick_goes_down_one_level_to_its_transformer():
+def test_quick_goes_down_two_levels_to_its_transformer():
     found = words("quick", height=48)
-    assert "$x_t$: 48 × 64 × 3" in found and "unshuffle by 4: 12 × 16 × 48" in found
-    assert found.count("12 × 16 × 64\n2 residual") == 2
+    assert "$x_t$: 48 × 64 × 3" in found and "unshuffle by 2: 24 × 32 × 12" in found
+    for level in ("24 × 32 × 32", "12 × 16 × 64"):
+        assert sum(text.startswith(f"{level}\n1 residual") for text in found) == 2
     assert "6 × 8 × 128\n2 transformer blocks" in found
     assert "128 channels for each\nobject of the label" in found
     assert not any("positions" in text for text in found)
-    assert "objects at\ntheir positions:\n12 × 16 × 64" in words("quick", 48, layout=True)
+    assert "objects at\ntheir positions:\n24 × 32 × 32" in words("quick", 48, layout=True)
 
 
 def test_the_original_has_six_levels_and_no_tokens():

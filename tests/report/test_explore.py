@@ -55,7 +55,7 @@ def test_every_control_samples_again(parts, tiny):
     before = picture(image)
     assert before.shape == (256, 256, 3)
     for name, value in (("object 2", "gray cube"), ("seed", 5), ("guidance", 2.0), ("steps", 3),
-                        ("sampler", "sde_dpm_solver++")):
+                        ("sampler", "dpm_solver++")):
         found(panel, name)[0].value = value
         now = picture(image)
         assert not np.array_equal(before, now), name
@@ -77,4 +77,4 @@ def test_an_invalid_choice_is_explained_beside_the_controls(parts, tiny):
 
 def test_a_preset_with_the_ancestral_sampler_starts_with_a_faster_one(parts, tiny):
     panel = explorer(*parts, tiny.replace(sampler="ddpm", num_inference_steps=20))
-    assert found(panel, "sampler")[0].value == "dpm_solver++"
+    assert found(panel, "sampler")[0].value == "sde_dpm_solver++"

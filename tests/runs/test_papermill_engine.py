@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 from papermill.cli import papermill as papermill_command
 from papermill.engines import NBClientEngine, papermill_engines
+from papermill.iorw import papermill_io
 
 from cddpm_core.config.cells import cell_parameters
 from cddpm_core.config.errors import UserError
@@ -85,8 +86,8 @@ def test_a_value_of_the_command_line_arrives_as_it_was_typed(folder, option, key
     (["-p", "epochz", "2"], "unknown parameter 'epochz' (did you mean 'epochs'?)"),
     (["-p", "epochs", "two"], "epochs: expected int, found 'two'"),
     (["-p", "sampler", "ddin"], "sampler: found 'ddin' (did you mean 'ddim'"),
-    (["-p", "blocks", "[0, 1]"], "expected a list of int, found '[0, 1]'; give papermill a list "
-                                 "as -y 'blocks: [0, 1]' or in a file with -f"),
+    (["-p", "blocks", "[0, 1]"], "expected a list of int, found '[0, 1]'; write [0, 1], for "
+                                 "papermill as -y 'blocks: [0, 1]' or in a file with -f"),
     (["-p", "runs", "quick"], "as -y 'runs: [...]' or in a file with -f"),
     (["-f", "nowhere.yaml"], "nowhere.yaml"), (["-y", "epochs: 1\nepochs: 2"], "given twice"),
     (["-p", "run", "../x"], "run: found '../x', expected a folder name")])
@@ -147,12 +148,26 @@ def test_a_folder_that_cannot_be_a_run_is_one_sentence(folder, output):
     assert done.exit_code and "run: expected a name, for" in done.output
     assert "give papermill -p run NAME" in done.output and not (folder / output).exists()
     assert run(output, "-p", "run", "mine").exit_code == 0
+    made = nbformat.read("a.ipynb", 4)
+    made.cells[0].source = made.cells[0].source.replace('""', '"named"', 1)
+    nbformat.write(made, "a.ipynb")
+    assert run(output).exit_code == 0 and params_in(output).run == "named"
 
 
-def test_without_a_file_the_run_is_left_to_the_kernel(folder):
+def test_a_place_that_is_no_folder_names_the_run_too(folder, monkeypatch):
+    written = []
+    monkeypatch.setattr(papermill_io.get_handler("s3://a"), "write",
+                        lambda text, path: written.append(path), raising=False)
+    papermill.execute_notebook("a.ipynb", "s3://bucket/mine/a.ipynb")
+    assert written and not (folder / "s3:").exists()
+
+
+def test_without_a_file_there_is_no_path(folder):
     assert run("-").exit_code == 0
     made = papermill.execute_notebook("a.ipynb", None)
     assert "PAPERMILL_OUTPUT_PATH" not in "".join(cell.source for cell in made.cells)
+    papermill.execute_notebook(notebook(), "outputs/mine/a.ipynb")
+    assert list(found_in("outputs/mine/a.ipynb")[1]) == ["PAPERMILL_OUTPUT_PATH"]
 
 
 @pytest.mark.parametrize(("parameters", "sentence"), [

@@ -185,10 +185,10 @@ def test_an_unknown_program_that_runs_a_notebook_has_to_name_the_run(outputs, mo
 
 def test_a_notebook_that_only_looks_leaves_the_run_as_it_is(outputs):
     run = Run("mine")
-    run.write_params(Params(run="mine", seed=4, sampler="ddim"))
+    run.write_params(Params(run="mine", seed=4, sampler="sde_dpm_solver++"))
     before = (run / "params.yaml").read_bytes()
     _, params = open_run({"run": "mine", "device": "cpu"}, write=False)
-    assert (params.seed, params.sampler, params.device) == (4, "ddim", "cpu")
+    assert (params.seed, params.sampler, params.device) == (4, "sde_dpm_solver++", "cpu")
     assert (run / "params.yaml").read_bytes() == before
 
 

@@ -105,7 +105,8 @@ def test_an_official_evaluator_is_named_as_such_beside_the_released_one(smoke, s
     before, second = smoke.read("metrics.json"), metrics["second"]
     assert second["evaluator"] == before["evaluator"]
     for name in ("test", "new_test"):  # the same images, as the released stand-in scored them
-        assert second[name].items() >= before[name].items()
+        alone = {key: value for key, value in before[name].items() if key != "one_layout"}
+        assert second[name].items() >= alone.items()
 
 
 def test_papermill_alone_runs_a_notebook_on_real_data(folder, tmp_path, monkeypatch, rendered):

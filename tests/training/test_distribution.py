@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -136,3 +137,19 @@ def test_work_side_by_side_is_done_at_once_with_a_part_of_the_cores(parts, cores
         assert torch.get_num_threads() == cores
     finally:
         torch.set_num_threads(before)
+
+
+def test_the_configuration_of_accelerate_changes_nothing():
+    """As ``accelerate launch`` sets it after its own questions, or a user."""
+    code = ("from cddpm_core.config.schema import Params\n"
+            "from cddpm_core.training.distribution import accelerator_of\n"
+            "a = accelerator_of(Params(device='cpu'))\n"
+            "print(a.mixed_precision, a.device, a.gradient_accumulation_steps,"
+            " a.state.dynamo_plugin.backend.value, a.distributed_type.value)")
+    settings = {"MIXED_PRECISION": "fp16", "USE_DEEPSPEED": "true", "USE_FSDP": "true",
+                "USE_MEGATRON_LM": "true", "DYNAMO_BACKEND": "INDUCTOR", "TORCH_DEVICE": "meta",
+                "GRADIENT_ACCUMULATION_STEPS": "4"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
+                          env={**os.environ, **{f"ACCELERATE_{key}": value
+                                                for key, value in settings.items()}})
+    assert done.stdout == "no cpu 1 NO NO\n", done.stderr
