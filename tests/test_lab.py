@@ -1,6 +1,7 @@
 """Notebooks in a real JupyterLab, driven in a real browser."""
 
 import json
+import os
 import re
 import socket
 import subprocess
@@ -33,7 +34,9 @@ def lab(smoke_copy, tmp_path):
              f"--port={port}", "--ip=127.0.0.1", "--IdentityProvider.token=",
              "--LabApp.news_url=None",
              "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"],
-            cwd=tmp_path, stdout=log, stderr=log)
+            cwd=tmp_path, stdout=log, stderr=log,
+            # What a browser had open before is not opened again.
+            env={**os.environ, "JUPYTERLAB_WORKSPACES_DIR": str(tmp_path / "workspaces")})
     address = f"http://127.0.0.1:{port}"
     try:
         for _ in range(240):
@@ -46,7 +49,7 @@ def lab(smoke_copy, tmp_path):
         yield address
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(120)
 
 
 def run_until_sampled(page):

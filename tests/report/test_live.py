@@ -26,6 +26,11 @@ def run_by_kernel():
     pictures = []
 
     class Client(NotebookClient):
+        async def async_start_new_kernel_client(self):
+            client = await super().async_start_new_kernel_client()
+            client.allow_stdin = True  # as where somebody sits at the notebook
+            return client
+
         def process_message(self, message, cell, index):
             if message["msg_type"] in ("display_data", "update_display_data"):
                 content = message["content"]
