@@ -65,7 +65,7 @@ def lab(folder, content='{"a.png": ["red cube"]}'):
     (["epochs", "0"], "-p: epochs: found 0, expected at least 1"),
     (["sampler", "dmp"], "-p: sampler: found 'dmp'"),
     (["blocks", "3"], "-p: blocks: expected a list of int, found '3'; write [...]"),
-    (["channels", "[1, 2, 3]"], "blocks and channels: expected two lists of the same length"),
+    (["channels", "[1, 2]"], "blocks and channels: expected two lists of the same length"),
     (["title", "a", "-p", "epoch", "2"], "-p: unknown parameter 'epoch'"),
     (["class_emb_size", "24"], "attention_head_dim: expected a divisor of"),
     (["image_size", "60"], "image_size: expected a multiple of"),
