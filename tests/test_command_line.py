@@ -258,13 +258,12 @@ def test_sweep_takes_files_and_seeds(monkeypatch, tmp_path, arguments):
     assert tuple(seeds) == (0, 1, 2)
 
 
-def test_stage_runs_what_it_needs_with_force(capsys, monkeypatch, outputs):
+def test_stage_runs_what_it_needs_with_force(monkeypatch, outputs):
     found = {}
     monkeypatch.setattr(stages, "run_stages", lambda names, params, force: found.update(
         names=names, params=params, force=force) or Run(params.run))
     assert main(["stage", "train", "--force", "--run", "mine"]) == 0
     assert found == {"names": ["data", "train"], "params": Params(run="mine"), "force": True}
-    assert capsys.readouterr().out.strip().endswith("train.ipynb")
 
 
 def test_ctrl_c_says_how_to_go_on(capsys, monkeypatch):
@@ -286,7 +285,8 @@ def test_a_full_disk_is_one_sentence(capsys, monkeypatch):
 
 def test_further_arguments_of_test_go_to_pytest(monkeypatch):
     seen = []
-    monkeypatch.setattr(subprocess, "call", lambda command, cwd: seen.append((command, cwd)) or 5)
+    monkeypatch.setattr(subprocess, "call",
+                        lambda command, cwd, env: seen.append((command, cwd)) or 5)
     assert main(["test", "-n0", "-s", "-k", "a or b", "--help", "tests/test_a.py"]) == 5
     command, folder = seen[0]
     assert command[-6:] == ["-n0", "-s", "-k", "a or b", "--help", "tests/test_a.py"]
@@ -317,7 +317,7 @@ def test_lab_opens_on_the_notebooks_also_for_root(monkeypatch, user, more):
     seen = {}
     monkeypatch.setattr(os, "geteuid", lambda: user, raising=False)
     monkeypatch.setattr(subprocess, "call",
-                        lambda command, cwd: seen.update(command=command, cwd=cwd) or 0)
+                        lambda command, cwd, env: seen.update(command=command, cwd=cwd) or 0)
     assert main(["lab", "--no-browser"]) == 0
     assert seen["command"][1:] == ["-m", "jupyter", "lab", *more,
                                    "--LabApp.default_url=/lab/tree/notebooks", "--no-browser"]
