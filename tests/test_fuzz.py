@@ -240,7 +240,7 @@ def test_values_given_to_papermill(tmp_path_factory, key, text, option):
 
 names = st.sampled_from(["run", "seed", "epochs", "student_id", "epochz", "x"])
 values = st.one_of(st.integers(), st.text(max_size=5).map(repr), st.sampled_from(
-    ["x", "[1]", "None", "-1", "1e3", "seed", "f()", "'a' 'b'", "1 if x else 2"]))
+    ["x", "[1]", "None", "-1", "1e3", "seed", "f()", "'a' 'b'", "1 if x else 2", "{[1]: 2}"]))
 lines = st.one_of(
     st.builds("{}: int = {}".format, names, values), st.builds("{} = {}".format, names, values),
     st.sampled_from(["# Parameters", "import os", "", "del x", "x: int", "for seed in (1,): pass",

@@ -39,6 +39,7 @@ def cell_parameters(namespace: Mapping[str, Any],
 
     Raises `UserError` if the parameters cell was not run, or does something else than assign.
     """
+    # What globals() of a module or a notebook has, and a parameter cannot be called.
     values = _of_cells(namespace, kind) if "__name__" in namespace else dict(namespace)
     paths = {name: values.pop(name) for name in list(values) if name.startswith("PAPERMILL_")}
     return values, paths
@@ -114,7 +115,7 @@ def _assignments(cell: str, fields: Mapping[str, Parameter]) -> tuple[
 def _is_plain(assigned: _Assigned) -> bool:
     try:
         ast.literal_eval(assigned.expression)
-    except ValueError:
+    except (ValueError, TypeError):
         return False
     return True
 
