@@ -123,7 +123,7 @@ def train_for(trainer: Trainer, seconds: float) -> None:
     """Train for so long; the schedule of the learning rate ends at the same time."""
     started, spent = time.perf_counter(), 0.0
     while spent < seconds:
-        trainer.update()
+        float(trainer.update())  # waits for the device
         spent = time.perf_counter() - started
         # At least one more step: the first ones are slow, and the schedule must not end early.
         trainer.total_steps = trainer.step + max(1, round(trainer.step * (seconds / spent - 1)))

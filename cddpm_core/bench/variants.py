@@ -28,8 +28,8 @@ from cddpm_core.sampling.sample import image_seeds, sample, sampling_options
 from cddpm_core.scenes.dataset import render_dataset
 from cddpm_core.training.trainer import Trainer
 
-__all__ = ["PRODUCT", "multiply", "render", "sample_in_batches", "sample_one_by_one", "train",
-           "train_plain"]
+__all__ = ["PRODUCT", "multiply", "plain_loop", "render", "sample_in_batches", "sample_one_by_one",
+           "train", "train_plain"]
 
 SIDE, PRODUCTS = 2048, 8  # square matrices, and how often they are multiplied
 PRODUCT = 2 * PRODUCTS * SIDE**3  # floating-point operations of that
@@ -79,17 +79,32 @@ def multiply(kind: str, device: str) -> tuple[float, None]:
     return _timed(work)
 
 
-@lru_cache
-def _plain(name: str, outputs: str, folder: str) -> tuple[Any, ...]:
-    # The network of the run on whole images in [-1, 1].
-    params = Run(name, outputs=Path(outputs)).params().replace(
-        standardise=False, trim_rows=False, data_scale=1.0)
+def plain_loop(params: Params, folder: str | Path) -> Callable[[], None]:
+    """Return a step of the usual tutorial loop: fp32, epsilon, AdamW, images read when needed.
+
+    The network is that of the parameters, on whole images in [-1, 1].
+    """
+    params = params.replace(standardise=False, trim_rows=False, data_scale=1.0)
     dataset = IclevrDataset(folder, params.image_size, in_memory=False)
     network = make_pipeline(params, dataset).unet.to(device_of(params)).train()
-    images = DataLoader(dataset, params.batch_size, shuffle=True,
-                        drop_last=len(dataset) >= params.batch_size)
-    return network, _forever(images), torch.optim.AdamW(network.parameters()), DDPMScheduler(
-        params.num_train_timesteps, beta_schedule=params.beta_schedule)
+    batches = _forever(DataLoader(dataset, params.batch_size, shuffle=True,
+                                  drop_last=len(dataset) >= params.batch_size))
+    optimizer = torch.optim.AdamW(network.parameters())
+    scheduler = DDPMScheduler(params.num_train_timesteps, beta_schedule=params.beta_schedule)
+
+    def step() -> None:
+        images, labels = (part.to(network.device) for part in next(batches))
+        timesteps = torch.randint(0, scheduler.config.num_train_timesteps, (len(images),),
+                                  device=images.device)
+        epsilon = torch.randn_like(images)
+        output = network(scheduler.add_noise(images, epsilon, timesteps), timesteps, labels)
+        loss = F.mse_loss(output, epsilon)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        loss.item()
+
+    return step
 
 
 def _forever(loader: DataLoader) -> Iterator[Any]:
@@ -97,22 +112,18 @@ def _forever(loader: DataLoader) -> Iterator[Any]:
         yield from loader
 
 
+@lru_cache
+def _plain(name: str, outputs: str, folder: str) -> Callable[[], None]:
+    return plain_loop(Run(name, outputs=Path(outputs)).params(), folder)
+
+
 def train_plain(name: str, outputs: str, folder: str, steps: int) -> tuple[float, None]:
-    """Take steps of the usual tutorial loop: fp32, epsilon, AdamW, images read when needed."""
-    network, batches, optimizer, scheduler = _plain(name, outputs, folder)
+    """Take steps of `plain_loop`."""
+    step = _plain(name, outputs, folder)
 
     def work() -> None:
         for _ in range(steps):
-            images, labels = (part.to(network.device) for part in next(batches))
-            timesteps = torch.randint(0, scheduler.config.num_train_timesteps, (len(images),),
-                                      device=images.device)
-            epsilon = torch.randn_like(images)
-            output = network(scheduler.add_noise(images, epsilon, timesteps), timesteps, labels)
-            loss = F.mse_loss(output, epsilon)
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            loss.item()
+            step()
 
     return _timed(work)
 

@@ -108,8 +108,9 @@ def convert(value: Any, kind: Any) -> Any:
         if not isinstance(value, list | tuple):
             raise ValueError(f"expected a list of {wanted[5:-1]}, found {shown(value)}")
         return [convert(item, get_args(kind)[0]) for item in value]
-    if value is False and "no" in get_args(kind):
-        return "no"  # what YAML 1.1 makes of an unquoted no
+    word = {True: "yes", False: "no"}.get(value) if isinstance(value, bool) else None
+    if word in get_args(kind):
+        return word  # what YAML 1.1 makes a boolean, unless it is quoted
     plain = isinstance(value, str | int | float) and not isinstance(value, bool)
     try:
         if wanted == "bool" and str(value).lower() in BOOLEANS:

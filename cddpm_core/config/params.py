@@ -153,10 +153,12 @@ class Params(Checked):
         "probability of training without the labels, for classifier-free guidance")
     ema_decay: Fraction = key(0.995, "training", "weights",
                               "decay of the moving average (EMA) of the weights; 0: none")
-    mixed_precision: Literal["no", "bf16"] = key("bf16", "training", "weights",
-                                                 "bf16: bfloat16, if the device supports it")
-    compile: bool = key(False, "training", "nothing",
-                        "compile the network with torch.compile, which takes minutes")
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = key(
+        "auto", "training", "weights",
+        "arithmetic; auto: bfloat16 if the device has it, float16 on other GPUs, else float32")
+    compile: Literal["auto", "yes", "no"] = key(
+        "auto", "training", "nothing",
+        "torch.compile, which takes minutes; auto: on a GPU, for 5,000 steps and more")
     evaluate_every: int = key(1, "training", "report",
                               "epochs between evaluations during training; 0: only at the end",
                               low=0, high=MANY)

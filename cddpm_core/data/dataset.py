@@ -101,16 +101,17 @@ class IclevrDataset(Dataset):
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.pixels is not None:
-            return to_float(self.pixels[index]), self.labels[index]
-        return to_float(load_image(self.files[index], self.image_size)), self.labels[index]
+        return to_float(self.pixels_of([index])[0]), self.labels[index]
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Return images (B, 3, H, W) and labels (B, 24) of many items at once."""
-        if self.pixels is not None:
-            return to_float(self.pixels[indices]), self.labels[indices]
-        items = [self[int(i)] for i in indices]
-        return torch.stack([x for x, _ in items]), torch.stack([y for _, y in items])
+        return to_float(self.pixels_of(indices)), self.labels[indices]
+
+    def pixels_of(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
+        """Return the images of many items as they are held, uint8 (B, H, W, 3)."""
+        held = self.pixels is not None
+        return torch.from_numpy(self.pixels[indices] if held else np.stack(
+            [load_image(self.files[i], self.image_size) for i in indices]))
 
     @functools.cached_property
     def positions(self) -> torch.Tensor:

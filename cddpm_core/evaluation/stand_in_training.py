@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save as save_safetensors
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cddpm_core.config.device import computes_bf16
 from cddpm_core.config.progress import progress as progress_bar
@@ -20,7 +21,6 @@ from cddpm_core.evaluation.augmentation import augment, degrade, move, uniform
 from cddpm_core.evaluation.evaluator import Evaluator
 from cddpm_core.evaluation.network import Located, rounded_state
 from cddpm_core.evaluation.score import score
-from cddpm_core.training.average import moving_average
 from cddpm_core.training.distribution import SideBySide
 from cddpm_core.training.optimizers import KernelMuon, lr_factor
 
@@ -61,7 +61,8 @@ def train_stand_in(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(seed, "evaluator weights"))
         model = Located().train().to(device)
-    average = moving_average(model.network, 0.998, warmup=False)
+    average = AveragedModel(model.network, multi_avg_fn=get_ema_multi_avg_fn(0.998),
+                            use_buffers=True)
     optimizers = _optimizers(model)
     side_by_side = SideBySide(2 if device.type == "cpu" else 1)
     steps = epochs * -(-num_images // batch_size)
@@ -106,7 +107,7 @@ def _optimizers(model: Located) -> list[torch.optim.Optimizer]:
     chosen = {id(weight) for weight in inner}
     rest = [weight for weight in model.parameters() if id(weight) not in chosen]
     return [
-        *(KernelMuon(inner[i::2], lr=0.02, weight_decay=0.0, ns_steps=4) for i in range(2)),
+        *(KernelMuon(inner[i::2], lr=0.02) for i in range(2)),
         torch.optim.AdamW(rest, lr=1e-3, weight_decay=0.05, fused=True),
     ]
 

@@ -19,8 +19,7 @@ Denoise = Callable[[torch.Tensor, int, torch.Tensor, torch.Tensor | None], torch
 
 class Denoiser:
     """Predicts x_0, float (B, 3, H, W), from x_t at a timestep, given labels and positions.
-
-    ``mixed_precision`` is the arithmetic of the network, ``no`` or ``bf16``.
+    ``mixed_precision`` is the arithmetic of the network, see `config.device.arithmetic_of`.
     """
 
     def __init__(self, network: ClassConditionedUnet, scheduler: DDPMScheduler,

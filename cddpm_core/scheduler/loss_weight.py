@@ -53,12 +53,15 @@ class Balance:
     (2024) use over noise levels. Here the expectation is a running mean in ``parts`` equal parts
     of 0..T-1, each over about its last ``window`` images.
 
-    ``means`` and ``counts`` have the shape (parts + 1,); the last of them is over all timesteps.
+    ``means`` and ``counts``, on ``device``, have the shape (parts + 1,); the last is over all t.
     """
 
-    def __init__(self, num_train_timesteps: int, parts: int = 32, window: int = 256) -> None:
-        self.T, self.parts, self.window = num_train_timesteps, parts, window
-        self.means, self.counts = torch.ones(parts + 1), torch.zeros(parts + 1)
+    def __init__(self, num_train_timesteps: int, parts: int = 32, window: int = 256,
+                 device: torch.device | str = "cpu") -> None:
+        self.T, self.parts = num_train_timesteps, parts
+        self.means = torch.ones(parts + 1, device=device)
+        self.counts, self.windows = 0 * self.means, window * self.means
+        self.windows[-1] *= parts
 
     def weight(self, timesteps: torch.Tensor) -> torch.Tensor:
         """Return the weights (B,): the mean error of all over that around each timestep.
@@ -66,7 +69,7 @@ class Balance:
         It is 1 where no error has been seen, so that a weighted loss stays near the mean error.
         """
         means = torch.where(self.counts > 0, self.means, self.means[-1])
-        return (self.means[-1] / means.clamp(min=1e-12))[self._part(timesteps.cpu())]
+        return (self.means[-1] / means.clamp(min=1e-12))[self._part(timesteps)]
 
     def tally(self, timesteps: torch.Tensor, errors: torch.Tensor) -> torch.Tensor:
         """Return sums and numbers of errors (B,) by part, (2, parts + 1); tallies add up."""
@@ -79,10 +82,8 @@ class Balance:
 
     def update(self, tally: torch.Tensor) -> None:
         """Take the errors of a step into the running means."""
-        sums, new = tally.cpu()
-        window = torch.full_like(new, self.window)
-        window[-1] *= self.parts
-        self.counts = torch.minimum(self.counts + new, torch.maximum(window, new))
+        sums, new = tally
+        self.counts = torch.minimum(self.counts + new, torch.maximum(self.windows, new))
         fraction = torch.where(new > 0, new / self.counts.clamp(min=1), 0.0)
         self.means = self.means + fraction * (sums / new.clamp(min=1) - self.means)
 
@@ -94,7 +95,7 @@ class Balance:
         """Take over the means and counts of a checkpoint; `ValueError` for other shapes."""
         if any(state[key].shape != self.means.shape for key in ("means", "counts")):
             raise ValueError(f"expected means and counts of shape {tuple(self.means.shape)}")
-        self.means, self.counts = state["means"], state["counts"]
+        self.means, self.counts = (state[key].to(self.means) for key in ("means", "counts"))
 
     def _part(self, timesteps: torch.Tensor) -> torch.Tensor:
         return timesteps * self.parts // self.T

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +12,9 @@ from cddpm_core.config.errors import UserError, shown
 from cddpm_core.config.files import SCHEMA, atomic, check_schema
 from cddpm_core.config.schema import FIELDS, Params, coerce, keys_affecting
 
-__all__ = ["Counters", "check_checkpoint", "read_checkpoint", "write_checkpoint"]
+__all__ = ["check_checkpoint", "read_checkpoint", "write_checkpoint"]
 
 KINDS = {"params": dict, "images": int, "labels": str, "pixels": str, "step": int, "parts": dict}
-
-
-@dataclass
-class Counters:
-    """``step`` counts updates, ``seconds`` the time spent on them, ``skipped`` those left out for
-    a loss or gradient that was not finite; ``losses`` are those since the last line of history.
-    """
-
-    step: int = 0
-    seconds: float = 0.0
-    skipped: int = 0
-    losses: list[float] = field(default_factory=list)
-
-    def state_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)
 
 
 def write_checkpoint(path: Path, params: Params, fingerprint: Mapping[str, Any], step: int,

@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from cddpm_core.config.device import device_of
 from cddpm_core.config.environment import forget
@@ -19,11 +19,22 @@ from cddpm_core.config.schema import Params
 __all__ = ["SideBySide", "accelerator_of", "check_devices", "compiled", "not_compiled",
            "process_slice", "sum_over_processes"]
 
+WORTH_COMPILING = 5000  # steps; compiling takes a minute or two
 
-def compiled(model: torch.nn.Module) -> Callable[..., torch.Tensor]:
-    """Return the model, to be compiled when it is first called; `UserError` if that cannot be."""
+
+def compiled(model: torch.nn.Module, when: str, device: torch.device,
+             steps: int) -> Callable[..., torch.Tensor]:
+    """Return the model, to be compiled when it is first called if that is worth it.
+
+    ``when`` is yes, no, or auto: on a CUDA device, for a training of many ``steps``. There the
+    kernels of a pass are also launched as one (CUDA graphs). Raises `UserError` if torch.compile
+    does not work here.
+    """
+    cuda = device.type == "cuda"
+    if when == "no" or when == "auto" and not (cuda and steps >= WORTH_COMPILING):
+        return model
     try:
-        return torch.compile(model)
+        return torch.compile(model, **({"mode": "reduce-overhead"} if cuda else {}))
     except RuntimeError as error:  # as on a Python that it does not know yet
         raise not_compiled(error) from None
 
@@ -32,7 +43,7 @@ def not_compiled(error: Exception) -> UserError:
     """Return the `UserError` for a torch.compile, or a first call of its result, that fails."""
     reason = " ".join(str(error).split())[:200]
     return UserError(f"compile: torch.compile failed ({reason}), expected a working compiler (g++, "
-                     "on a GPU Triton too) or compile: false")
+                     "on a GPU Triton too) or compile: no")
 
 
 class SideBySide:
@@ -73,7 +84,8 @@ def accelerator_of(params: Params) -> Accelerator:
     # The others wait while one renders the data.
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))
     accelerator = Accelerator(cpu=device_of(params).type == "cpu", mixed_precision="no",
-                              kwargs_handlers=[patience])
+                              kwargs_handlers=[patience, DistributedDataParallelKwargs(
+                                  gradient_as_bucket_view=True)])
     if accelerator.num_processes > params.batch_size:
         raise UserError(f"batch_size: expected at least one image for each of the "
                         f"{accelerator.num_processes} processes, found {params.batch_size}")

@@ -52,7 +52,8 @@ def train(params: Params, dataset: IclevrDataset, folder: Path, *,
     Returns ``images_per_second``, ``seconds``, ``steps``, ``images``, ``loss``
     (mean of the last lines), ``parameters``, the ``rows`` that the network sees, the number of
     ``layouts``, the steps ``skipped`` and whether training is ``finished``. Raises `UserError`
-    for a checkpoint of another training, and after 10 steps in a row without a finite loss.
+    for a checkpoint of another training, and after 10 steps in a row without a finite loss,
+    which shows at the next line of the history.
     """
     trainer = Trainer(params, dataset, accelerator)
     first = accelerator is None or accelerator.is_main_process
@@ -74,38 +75,43 @@ def train(params: Params, dataset: IclevrDataset, folder: Path, *,
                 watch(folder)
 
     trainer.unet.train()
+    started = time.perf_counter()
     with progress(total=trainer.total_steps, initial=min(trainer.step, trainer.total_steps),
                   desc="training", unit="step", disable=not first) as bar:
         while trainer.step < last:
-            epoch_before, started = math.floor(trainer.epoch), time.perf_counter()
-            loss = float(trainer.update())
-            elapsed = time.perf_counter() - started
-            counters.seconds, since, steps = counters.seconds + elapsed, since + elapsed, steps + 1
+            epoch_before = math.floor(trainer.epoch)
+            trainer.update()
+            steps += 1
             bar.update()
-            if not trainer.consecutive_skips:
-                counters.losses.append(loss)
-            elif trainer.consecutive_skips == MAX_SKIPPED:
+            epoch = math.floor(trainer.epoch)
+            due = (evaluate and params.evaluate_every and epoch > epoch_before
+                   and not epoch % params.evaluate_every and trainer.step < trainer.total_steps)
+            save = time.monotonic() - saved_at > 60 * params.checkpoint_minutes
+            report = trainer.step % LOG_EVERY == 0 or trainer.step == last
+            if not (due or save or report):
+                continue
+            seen = counters.read()  # waits for the device: what the time is of, has been done
+            elapsed = time.perf_counter() - started
+            counters.seconds, since = counters.seconds + elapsed, since + elapsed
+            if seen.longest >= MAX_SKIPPED:
                 raise _diverged(trainer.step, checkpoint)
-            if counters.losses and (trainer.step % LOG_EVERY == 0 or trainer.step == last):
-                line = {"images": trainer.step * params.batch_size,
-                        "loss": sum(counters.losses) / len(counters.losses),
+            if report and seen.loss is not None:
+                line = {"images": trainer.step * params.batch_size, "loss": seen.loss,
                         "images_per_second": round(steps * params.batch_size / since, 2),
                         "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
-                        **({"skipped": counters.skipped} if counters.skipped else {})}
+                        **({"skipped": seen.skipped} if seen.skipped else {})}
                 log(line)
                 bar.set_postfix_str(f"loss {line['loss']:.4f}, "
                                     f"{line['images_per_second']:.0f} img/s"
-                                    + (f", {counters.skipped} skipped" if counters.skipped else ""))
-                counters.losses, steps, since = [], 0, 0.0
-            epoch = math.floor(trainer.epoch)
-            due = params.evaluate_every and epoch > epoch_before and (
-                epoch % params.evaluate_every == 0)
-            if evaluate and due and trainer.step < trainer.total_steps:
+                                    + (f", {seen.skipped} skipped" if seen.skipped else ""))
+                steps, since = 0, 0.0
+                counters.clear()
+            if due:
                 log(evaluate(trainer.averaged(), f"epoch_{epoch:03d}"))
-            if first and not trainer.consecutive_skips and (
-                    time.monotonic() - saved_at > 60 * params.checkpoint_minutes):
+            if save and first and not seen.in_a_row:
                 trainer.save(checkpoint)
                 saved_at = time.monotonic()
+            started = time.perf_counter()
     if first:
         trainer.save(checkpoint)
         save_pipeline(trainer.averaged(), folder / "model")
@@ -119,7 +125,7 @@ def train(params: Params, dataset: IclevrDataset, folder: Path, *,
             "parameters": sum(w.numel() for w in trainer.weights),
             "rows": list(trainer.pipeline.codec.config.rows),
             "layouts": 0 if prior is None else len(prior.layouts),
-            "device": str(trainer.device), "skipped": counters.skipped,
+            "device": str(trainer.device), "skipped": counters.read().skipped,
             "finished": trainer.step >= trainer.total_steps}
 
 

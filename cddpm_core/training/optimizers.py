@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,68 +19,83 @@ OUTER = {"conv_in", "conv_out", "class_embedding", "time_embedding", "object_tok
          "object_embeddings", "cell_positions", "downsample", "upsample"}
 
 
-def orthogonalised(matrix: torch.Tensor, coefficients: Sequence[float], steps: int,
-                   eps: float) -> torch.Tensor:
-    """Return ``matrix`` (rows, columns) with singular values near 1, computed in its own type.
+def orthogonalised(matrices: torch.Tensor, coefficients: Sequence[float] = (3.4445, -4.775, 2.0315),
+                   steps: int = 4, eps: float = 1e-7) -> torch.Tensor:
+    """Return ``matrices`` (N, rows, columns) with singular values near 1, in their own type.
 
     The quintic Newton-Schulz iteration of Muon (Jordan et al. 2024), X <- (a + b R + c R^2) X
     with R = X X^T, where X is the matrix, wide, over its norm. A polynomial of R commutes with R,
     so all steps but the last product are on R, which is smaller than X.
     """
     a, b, c = coefficients
-    wide = matrix if len(matrix) <= matrix.shape[1] else matrix.T
-    wide = wide / wide.norm().clamp(min=eps)
-    gram, product = wide @ wide.T, None
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    wide = matrices.mT if tall else matrices
+    wide = wide / wide.norm(dim=(-2, -1), keepdim=True).clamp(min=eps)
+    gram, product = wide @ wide.mT, None
     for step in range(steps):
-        factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
-        factor.diagonal().add_(a)
+        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        factor.diagonal(dim1=-2, dim2=-1).add_(a)
         product = factor if product is None else factor @ product
         if step + 1 < steps:
             gram = factor @ gram @ factor
     found = wide if product is None else product @ wide
-    return found if len(matrix) <= matrix.shape[1] else found.T
+    return found.mT if tall else found
 
 
-class KernelMuon(torch.optim.Muon):
-    """torch's Muon on kernels of two or more dimensions, each seen as (out, in * kh * kw).
+class KernelMuon(torch.optim.Optimizer):
+    """Muon (Jordan et al. 2024) on kernels of two or more dimensions.
 
-    Muon (Jordan et al. 2024) orthogonalises the momentum of a matrix; torch's
-    class takes matrices only. Here it holds views that share the kernels' storage.
-    torch's class multiplies in bfloat16; where the device only emulates that, `orthogonalised`
-    does the same in float32.
+    Each kernel is seen as a matrix (out, in * kh * kw), whose momentum is made orthogonal. torch's
+    class takes matrices only, one after the other, in bfloat16. This one computes in bfloat16 where
+    the device does, and on an accelerator takes all kernels of one shape in one batch of products.
+    With a scalar tensor ``found_inf`` other than 0, as torch's fused optimisers have it, a step
+    changes nothing.
     """
 
-    def __init__(self, kernels: list[nn.Parameter], **options) -> None:
-        self._kernels = kernels
-        views = [nn.Parameter(kernel.detach().view(len(kernel), -1)) for kernel in kernels]
-        super().__init__(views, **options)
+    found_inf: torch.Tensor | None = None
+
+    def __init__(self, kernels: Iterable[nn.Parameter], lr: float = 0.02, momentum: float = 0.95,
+                 ns_steps: int = 4) -> None:
+        super().__init__(kernels, {"lr": lr, "momentum": momentum, "ns_steps": ns_steps})
 
     @torch.no_grad()
-    def step(self, closure=None) -> None:
-        for kernel, view in zip(self._kernels, self.param_groups[0]["params"], strict=True):
-            view.grad = None if kernel.grad is None else kernel.grad.reshape(view.shape)
-        if all(computes_bf16(kernel.device) for kernel in self._kernels):
-            super().step(closure)
-        else:
-            self._step_in_float32()
+    def step(self, closure: None = None) -> None:
+        """Take a step with the gradients that there are."""
+        for group in self.param_groups:
+            kernels = [kernel for kernel in group["params"] if kernel.grad is not None]
+            for alike in _batches(kernels):
+                self._step(alike, group)
 
-    def _step_in_float32(self) -> None:
-        group = self.param_groups[0]
-        for weight in group["params"]:
-            if weight.grad is None:
-                continue
-            momentum = self.state[weight].setdefault("momentum_buffer",
-                                                     torch.zeros_like(weight.grad))
-            momentum.lerp_(weight.grad, 1 - group["momentum"])
-            update = orthogonalised(weight.grad.lerp(momentum, group["momentum"]),
-                                    group["ns_coefficients"], group["ns_steps"], group["eps"])
-            rate = group["lr"] * max(1, len(weight) / weight.shape[1]) ** 0.5
-            weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-rate)
+    def _step(self, kernels: list[nn.Parameter], group: dict[str, Any]) -> None:
+        """Take a step of kernels of one shape."""
+        moments = [self.state[kernel].setdefault("momentum_buffer", torch.zeros_like(kernel))
+                   for kernel in kernels]
+        gradient, momentum = (torch.stack([tensor.flatten(1) for tensor in tensors])
+                              for tensors in ([kernel.grad for kernel in kernels], moments))
+        valid = 1.0
+        if self.found_inf is not None:
+            # A gradient that is not finite may not reach the momentum, not even times 0.
+            gradient = torch.where(self.found_inf == 0, gradient, momentum)
+            valid = 1 - self.found_inf
+        momentum.lerp_(gradient, 1 - group["momentum"])
+        ahead = gradient.lerp(momentum, group["momentum"])
+        fast = ahead.bfloat16() if computes_bf16(ahead.device) else ahead
+        update = orthogonalised(fast, steps=group["ns_steps"]).to(ahead)
+        rows, columns = update.shape[1:]
+        update *= -group["lr"] * max(1, rows / columns) ** 0.5 * valid
+        shape = kernels[0].shape
+        torch._foreach_copy_(moments, [part.view(shape) for part in momentum])
+        torch._foreach_add_(kernels, [part.view(shape) for part in update])
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        super().zero_grad(set_to_none)
-        for kernel in self._kernels:
-            kernel.grad = None
+
+def _batches(kernels: Sequence[nn.Parameter]) -> Iterable[list[nn.Parameter]]:
+    """Kernels of one shape together, where many small products cost more than one large one."""
+    if not kernels or kernels[0].device.type == "cpu":
+        return [[kernel] for kernel in kernels]
+    alike: dict[torch.Size, list[nn.Parameter]] = {}
+    for kernel in kernels:
+        alike.setdefault(kernel.shape, []).append(kernel)
+    return alike.values()
 
 
 def make_optimizers(model: nn.Module, params: Params) -> list[torch.optim.Optimizer]:
@@ -89,8 +105,8 @@ def make_optimizers(model: nn.Module, params: Params) -> list[torch.optim.Optimi
     matrices and kernels, and AdamW the rest: biases, norms, embeddings, and the
     first and last layers.
     """
-    # One kernel for all weights, in place of one for each operation.
-    fused = {"fused": True} if next(model.parameters()).is_cuda else {}
+    # One kernel for all weights, which can also leave them as they are; see `KernelMuon`.
+    fused = {"fused": True}
     if params.optimizer == "adam":
         return [torch.optim.Adam(model.parameters(), lr=params.learning_rate, **fused)]
     adamw = {"lr": params.learning_rate, "betas": (0.9, 0.99), "weight_decay": 0.01, **fused}
@@ -102,8 +118,7 @@ def make_optimizers(model: nn.Module, params: Params) -> list[torch.optim.Optimi
         (rest if outer else inner).append(weight)
     # One iteration fewer than torch's default, for speed. Two halves, so that they step side by
     # side on a CPU.
-    halves = [KernelMuon(inner[i::2], lr=params.muon_learning_rate, weight_decay=0.0, ns_steps=4)
-              for i in range(2)]
+    halves = [KernelMuon(inner[i::2], lr=params.muon_learning_rate) for i in range(2)]
     return [*halves, torch.optim.AdamW(rest, **adamw)]
 
 

@@ -1,39 +1,34 @@
 """One training as a state and a step: network, moving average, optimisers, counters.
 
-The order of the images, the noise, the timesteps and the dropped labels are
-functions of the seed and the step, so a resumed run continues exactly as one
-that was never stopped.
+A step is a function of the state, the seed and its number, so a resumed run continues exactly as
+one that was never stopped. It never waits for the device: what is decided in it, such as to skip
+it, is decided there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch._dynamo.exc import TorchDynamoException
 from torch.nn.utils import get_total_norm
 
-from cddpm_core.config.device import autocast, device_of
+from cddpm_core.config.device import arithmetic_of, autocast, device_of
 from cddpm_core.config.errors import UserError
 from cddpm_core.config.schema import Params
-from cddpm_core.config.seeds import numpy_generator, torch_generator
 from cddpm_core.data.dataset import IclevrDataset
 from cddpm_core.sampling.pipeline import ClassConditionedPipeline, make_pipeline
 from cddpm_core.scheduler.loss_weight import Balance, loss_weight, squared_error
 from cddpm_core.scheduler.process import target
-from cddpm_core.scheduler.timesteps import sample_timesteps
-from cddpm_core.training.average import moving_average
-from cddpm_core.training.checkpoint import (
-    Counters,
-    check_checkpoint,
-    read_checkpoint,
-    write_checkpoint,
-)
+from cddpm_core.training.average import MovingAverage
+from cddpm_core.training.batches import Batches
+from cddpm_core.training.checkpoint import check_checkpoint, read_checkpoint, write_checkpoint
+from cddpm_core.training.counters import Counters
 from cddpm_core.training.distribution import (
     SideBySide,
     compiled,
@@ -41,6 +36,7 @@ from cddpm_core.training.distribution import (
     process_slice,
     sum_over_processes,
 )
+from cddpm_core.training.loss_scale import LossScale
 from cddpm_core.training.optimizers import lr_factor, make_optimizers
 
 __all__ = ["Trainer"]
@@ -57,41 +53,50 @@ class _Part(NamedTuple):
 class Trainer:
     """The state of one training.
 
-    With an ``accelerator`` each of its processes takes its part of every batch and the
-    gradients are summed over them. All have the same weights and random numbers, so a
-    training is the same with any number of them, up to rounding. The same holds for
-    ``gradient_accumulation_steps``, the number of passes a part is divided into.
+    With an ``accelerator`` of several processes each takes its part of every batch, and torch's
+    `DistributedDataParallel` averages the gradients during the backward pass. All have the same
+    weights and random numbers, so a training is the same with any number of them, up to rounding.
+    The same holds for ``gradient_accumulation_steps``, the number of passes a part is divided into.
 
-    On a CPU a batch goes through the network in two halves at once, each with half of
-    the cores (`SideBySide`). ``consecutive_skips`` counts the last steps that were skipped and
-    starts at 0 in a resumed training.
+    On a CPU a batch goes through the network in two halves at once, each with half of the cores
+    (`SideBySide`).
     """
 
     def __init__(self, params: Params, dataset: IclevrDataset,
                  accelerator: Accelerator | None = None) -> None:
-        self.params, self.dataset, self.accelerator = params, dataset, accelerator
+        self.params, self.dataset = params, dataset
+        self.accelerator = accelerator if accelerator and accelerator.num_processes > 1 else None
         self.device = accelerator.device if accelerator else device_of(params)
         self.pipeline = make_pipeline(params, dataset).to(self.device)
         self.unet, self.scheduler = self.pipeline.unet, self.pipeline.scheduler
-        self.network = compiled(self.unet) if params.compile else self.unet
+        self.batches = Batches(params, dataset, self.device,
+                               process_slice(accelerator, params.batch_size),
+                               self.pipeline.codec.x_shape, self.unet.config.layout)
+        self.total_steps = math.ceil(params.epochs * len(dataset) / params.batch_size)
+        network = self.accelerator.prepare_model(self.unet) if self.accelerator else self.unet
+        self.network = compiled(network, params.compile, self.device, self.total_steps)
         self.weights = list(self.unet.parameters())
         self.optimizers = make_optimizers(self.unet, params)
         self.peaks = [[g["lr"] for g in o.param_groups] for o in self.optimizers]
-        self.ema = moving_average(self.unet, params.ema_decay) if params.ema_decay else None
+        self.ema = MovingAverage(self.unet, params.ema_decay) if params.ema_decay else None
+        arithmetic = arithmetic_of(params.mixed_precision, self.device)
+        self.loss_scale = LossScale(self.device) if arithmetic == "float16" else None
         # The same split on every machine, so that results do not depend on the number of cores.
-        halves = self.device.type == "cpu" and params.batch_size >= 16
+        halves = self.device.type == "cpu" and params.batch_size >= 16 and not self.accelerator
         self.side_by_side = SideBySide(2 if halves else 1)
-        self.total_steps = math.ceil(params.epochs * len(dataset) / params.batch_size)
-        self.counters, self.consecutive_skips = Counters(), 0
-        self.balance = (Balance(params.num_train_timesteps)
-                        if params.loss_weighting == "balanced" else None)
-        self._order: tuple[int, np.ndarray] | None = None
+        self.counters = Counters(self.device)
+        T = params.num_train_timesteps
+        self.balance = (Balance(T, device=self.device) if params.loss_weighting == "balanced"
+                        else None)
+        if not self.balance:
+            self._loss_weights = loss_weight(self.scheduler, torch.arange(T), params.loss_weighting,
+                                             params.loss_weight_max).to(self.device)
 
     @property
     def parts(self) -> dict[str, Any]:
         """What a checkpoint holds: objects with ``state_dict`` and ``load_state_dict``."""
         found = {"model": self.unet, "ema": self.ema, "balance": self.balance,
-                 "counters": self.counters,
+                 "loss_scale": self.loss_scale, "counters": self.counters,
                  **{f"optimizer_{i}": o for i, o in enumerate(self.optimizers)}}
         return {name: part for name, part in found.items() if part is not None}
 
@@ -105,105 +110,91 @@ class Trainer:
         """Passes over the training images so far, with a fraction."""
         return self.step * self.params.batch_size / len(self.dataset)
 
-    def _indices(self, step: int) -> np.ndarray:
-        """Indices of the images of a step: shuffled epochs, one after the other."""
-        size, count = self.params.batch_size, len(self.dataset)
-        chosen = []
-        for number in range(step * size, (step + 1) * size):
-            epoch, index = divmod(number, count)
-            if self._order is None or self._order[0] != epoch:
-                shuffled = numpy_generator(self.params.seed, "epoch", epoch).permutation(count)
-                self._order = (epoch, shuffled)
-            chosen.append(self._order[1][index])
-        return np.array(chosen)
-
     def update(self) -> torch.Tensor:
         """Take one step and return its loss, a scalar tensor (Ho et al. 2020, algorithm 1).
 
         A loss or gradient that is not finite leaves weights, optimisers and average as they are.
         """
-        p, count = self.params, self.params.batch_size
-        mine = process_slice(self.accelerator, count)
-        indices = self._indices(self.step)[mine]
-        images, labels = self.dataset.batch(indices)
-        # Random numbers are for the whole batch, so that they do not depend on the processes.
-        generator = torch_generator(p.seed, "step", self.step)
-        t = sample_timesteps(count, p.num_train_timesteps, p.timestep_sampling, p.timestep_shift,
-                             generator)[mine]
-        epsilon = torch.randn((count, *self.pipeline.codec.x_shape), generator=generator)[mine]
-        kept = (torch.rand(count, 1, generator=generator)[mine] >= p.label_drop).float()
-        located = torch.rand(count, 1, 1, generator=generator)[mine] >= p.label_drop
-        positions = torch.full((*labels.shape, 2), torch.nan)
-        if self.unet.config.layout:
-            positions = self.dataset.positions[indices].where(located, torch.nan)
-        weight = (self.balance.weight(t) if self.balance else
-                  loss_weight(self.scheduler, t, p.loss_weighting, p.loss_weight_max))
-        images, epsilon, t, labels, positions, weight = (
-            part.to(self.device)
-            for part in (images, epsilon, t, labels * kept, positions, weight / count))
+        images, labels, positions, t, epsilon = self.batches(self.step)
+        weight = self.balance.weight(t) if self.balance else self._loss_weights[t]
         x_0 = self.pipeline.codec.encode(images)
         x_t = self.scheduler.add_noise(x_0, epsilon, t)
         wanted = target(self.scheduler, x_0, epsilon, t)
-        found = self._summed(x_t, t, labels, positions, wanted, weight)
+        found = self._summed(x_t, t, labels, positions, wanted, weight / self.params.batch_size)
         self._step(found)
         return found.loss
 
     def _step(self, found: _Part) -> None:
         """Change the weights by the gradients of a batch, unless they are not finite."""
-        norm = get_total_norm([g for g in found.gradients if g is not None])
-        self.counters.step += 1
-        if not (found.loss + norm.to(found.loss)).isfinite():
-            self.counters.skipped += 1
-            self.consecutive_skips += 1
-            return
-        self.consecutive_skips = 0
-        for weight, gradient in zip(self.weights, found.gradients, strict=True):
-            weight.grad = gradient
-        if self.balance:
-            self.balance.update(found.tally)
+        gradients = [g for g in found.gradients if g is not None]
+        if self.loss_scale:
+            self.loss_scale.unscale(gradients)
+        valid = (found.loss + get_total_norm(gradients)).isfinite().to(found.loss)
         p = self.params
-        factor = lr_factor(self.step - 1, self.total_steps, p.lr_schedule, p.lr_warmup_steps,
+        factor = lr_factor(self.step, self.total_steps, p.lr_schedule, p.lr_warmup_steps,
                            p.lr_decay_start)
+        self.counters.count(found.loss, valid)
+        if self.loss_scale:
+            self.loss_scale.update(valid)
+        for weight, gradient in zip(self.weights, found.gradients, strict=True):
+            # Fused optimisers take both for arrays of one order of elements.
+            weight.grad = None if gradient is None else gradient.contiguous()
+        if self.balance:
+            self.balance.update(torch.where(valid > 0, found.tally, 0))
         for optimizer, peaks in zip(self.optimizers, self.peaks, strict=True):
+            optimizer.found_inf = 1 - valid
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor
         self.side_by_side(lambda optimizer: optimizer.step(), self.optimizers)
         if self.ema:
-            self.ema.update_parameters(self.unet)
+            self.ema.update(self.unet, valid)
 
     def _summed(self, *batch: torch.Tensor) -> _Part:
         """Return the sums over all passes, halves and processes."""
         passes = min(self.params.gradient_accumulation_steps, len(batch[0]))
-        parts: list[_Part] = []
+        for weight in self.weights:
+            weight.grad = None
+        total: _Part | None = None
         for piece in zip(*(tensor.tensor_split(passes) for tensor in batch), strict=True):
+            passes -= 1
             halves = (tensor.chunk(self.side_by_side.parts) for tensor in piece)
-            for found in self.side_by_side(self._gradients, *halves):
-                parts = [found] if not parts else [_added(parts[0], found)]
-        total, = parts
-        if self.accelerator and self.accelerator.num_processes > 1:
-            flat = [total.loss, total.tally, *total.gradients]
-            sums = iter(sum_over_processes(self.accelerator, [t for t in flat if t is not None]))
-            loss, tally, *gradients = (None if t is None else next(sums) for t in flat)
-            total = _Part(loss, tally, gradients)
-        return total
+            # Gradients are sent in the last pass alone.
+            alone = passes and self.accelerator
+            with self.accelerator.no_sync(self.network) if alone else contextlib.nullcontext():
+                for found in self.side_by_side(self._gradients, *halves):
+                    # A compiled network uses the memory of its gradients again in the next pass.
+                    total = _added(total, found) if total else _copied(found) if passes else found
+        if not self.accelerator:
+            return total
+        loss, *tally = sum_over_processes(
+            self.accelerator, [t for t in (total.loss, total.tally) if t is not None])
+        return _Part(loss, next(iter(tally), None), [weight.grad for weight in self.weights])
 
     def _gradients(self, x_t: torch.Tensor, t: torch.Tensor, labels: torch.Tensor,
                    positions: torch.Tensor, wanted: torch.Tensor, weight: torch.Tensor) -> _Part:
-        """Return the weighted loss of a part of the batch, its tally and its gradients."""
+        """Return the weighted loss of a part of the batch, its tally and its gradients.
+
+        With several processes the gradients are in the weights instead, once all are sent.
+        """
+        gradients = [None] * len(self.weights)
         try:
             with autocast(self.device, self.params.mixed_precision):
                 output = self.network(x_t, t, labels, positions)
             errors = squared_error(output.float(), wanted, self.params.gradient_weight)
             loss = (errors * weight).sum()
-            gradients = torch.autograd.grad(loss, self.weights, allow_unused=True)
+            scaled = loss * self.loss_scale.scale if self.loss_scale else loss
+            if self.accelerator:
+                (scaled * self.accelerator.num_processes).backward()  # what is sent is a mean
+            else:
+                gradients = list(torch.autograd.grad(scaled, self.weights, allow_unused=True))
         except TorchDynamoException as error:
             raise not_compiled(error) from None
         tally = self.balance.tally(t, errors.detach()) if self.balance else None
-        return _Part(loss.detach(), tally, list(gradients))
+        return _Part(loss.detach(), tally, gradients)
 
     def averaged(self) -> ClassConditionedPipeline:
         """Return a pipeline with a copy of the averaged weights, ready to sample."""
-        unet = copy.deepcopy(self.ema.module if self.ema else self.unet)
+        unet = copy.deepcopy(self.ema.model if self.ema else self.unet)
         return ClassConditionedPipeline(unet.eval(), self.scheduler, self.pipeline.codec,
                                         self.pipeline.layout_prior)
 
@@ -227,6 +218,10 @@ class Trainer:
         except Exception as error:  # what is not the state of a network fails in many ways
             raise UserError(f"{path}: checkpoint of another network ({type(error).__name__}), "
                             "remove it to train anew") from None
+
+
+def _copied(part: _Part) -> _Part:
+    return part._replace(gradients=[None if g is None else g.clone() for g in part.gradients])
 
 
 def _added(a: _Part, b: _Part) -> _Part:

@@ -21,6 +21,12 @@ def test_bf16_is_not_used_where_it_is_only_imitated(monkeypatch, there):
     monkeypatch.setattr(module, "computes_bf16", lambda device: there)
     assert arithmetic_of("bf16", "cpu") == ("bfloat16" if there else "float32")
     assert arithmetic_of("no", "cpu") == "float32"
+    assert arithmetic_of("auto", "cpu") == arithmetic_of("bf16", "cpu")
+    assert arithmetic_of("fp16", "cpu") == "float32"
+    # A card of the year 2018 imitates it.
+    assert arithmetic_of("auto", "cuda") == ("bfloat16" if there else "float16")
+    assert arithmetic_of("bf16", "cuda") == ("bfloat16" if there else "float32")
+    assert (arithmetic_of("fp16", "cuda"), arithmetic_of("no", "cuda")) == ("float16", "float32")
     for precision, expected in (("bf16", torch.bfloat16 if there else torch.float32),
                                 ("no", torch.float32)):
         with autocast("cpu", precision):

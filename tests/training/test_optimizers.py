@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+from conftest import same
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -9,6 +10,7 @@ from torch import nn
 from cddpm_core.config.schema import Params
 from cddpm_core.model.codec import PixelCodec
 from cddpm_core.model.network import make_network
+from cddpm_core.sampling.pipeline import make_pipeline
 from cddpm_core.training import optimizers
 from cddpm_core.training import optimizers as module
 from cddpm_core.training.optimizers import KernelMuon, make_optimizers, orthogonalised
@@ -32,11 +34,11 @@ def steps(model, optimizer, seeds):
         optimizer.zero_grad()
 
 
-def test_muon_updates_the_kernels_through_their_views():
+def test_the_update_of_muon_is_orthogonal():
     model = network()
     weights = list(model.parameters())
     before = [weight.detach().clone() for weight in weights]
-    muon = KernelMuon(weights, lr=0.1, weight_decay=0.0)
+    muon = KernelMuon(weights, lr=0.1)
     steps(model, muon, [0])
     for weight, old in zip(weights, before, strict=True):
         change = (weight.detach() - old).flatten(1)
@@ -44,8 +46,66 @@ def test_muon_updates_the_kernels_through_their_views():
         # Orthogonalised: all singular values of the update are about the rate.
         values = torch.linalg.svdvals(change) / (0.1 * max(1, rows / columns) ** 0.5)
         assert values.min() > 0.3 and values.max() < 1.4
-    for view, weight in zip(muon.param_groups[0]["params"], weights, strict=True):
-        assert view.data_ptr() == weight.data_ptr() and view.ndim == 2
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_muon_is_that_of_torch_on_kernels_seen_as_matrices(monkeypatch, bf16):
+    monkeypatch.setattr(module, "computes_bf16", lambda device: bf16)
+    ours, theirs = network(), network()
+    views = [torch.nn.Parameter(weight.detach().flatten(1)) for weight in theirs.parameters()]
+    muon = KernelMuon(ours.parameters(), lr=0.05)
+    other = torch.optim.Muon(views, lr=0.05, weight_decay=0.0, ns_steps=4)
+    for seed in range(3):
+        for model in (ours, theirs):
+            model(images(seed)).square().mean().backward()
+        for view, weight in zip(views, theirs.parameters(), strict=True):
+            view.grad = weight.grad.flatten(1).clone()
+        for optimizer in (muon, other):
+            optimizer.step()
+        ours.zero_grad()
+        theirs.zero_grad()
+    for a, b, before in zip(ours.parameters(), theirs.parameters(), network().parameters(),
+                            strict=True):
+        assert (a - b).norm() < 0.03 * (a - before).norm()
+
+
+def test_muon_takes_kernels_of_one_shape_together(monkeypatch):
+    def alike():
+        generator = torch.Generator().manual_seed(0)
+        return [torch.nn.Parameter(torch.randn(shape, generator=generator))
+                for shape in ((4, 6), (6, 4, 3), (4, 6), (6, 4, 3), (4, 6))]
+
+    def shapes(kernels):  # as on an accelerator
+        return [[k for k in kernels if k.shape == shape] for shape in {k.shape for k in kernels}]
+
+    one, other = alike(), alike()
+    separate, together = KernelMuon(one, lr=0.1), KernelMuon(other, lr=0.1)
+    batches = module._batches
+    for seed in range(3):
+        for kernels in (one, other):
+            generator = torch.Generator().manual_seed(seed)
+            for kernel in kernels:
+                kernel.grad = torch.randn(kernel.shape, generator=generator)
+        for optimizer, how in ((separate, batches), (together, shapes)):
+            monkeypatch.setattr(module, "_batches", how)
+            optimizer.step()
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "muon"])
+def test_a_step_with_found_inf_changes_nothing(name, tiny, dataset):
+    model = make_pipeline(tiny, dataset).unet
+    optimizers = make_optimizers(model, tiny.replace(optimizer=name))
+    for wrong in (0.0, 1.0, 0.0):
+        before = copy.deepcopy([model.state_dict(), [o.state_dict() for o in optimizers]])
+        for weight in model.parameters():
+            weight.grad = torch.full_like(weight, torch.nan if wrong else 0.1)
+        for optimizer in optimizers:
+            optimizer.found_inf = torch.tensor(wrong)
+            optimizer.step()
+        after = [model.state_dict(), [o.state_dict() for o in optimizers]]
+        assert same(before, after) == bool(wrong)
+        assert all(weight.isfinite().all() for weight in model.parameters())
 
 
 @given(rows=st.integers(1, 40), columns=st.integers(1, 40), seed=st.integers(0, 99))
@@ -56,11 +116,12 @@ def test_orthogonalised_is_the_iteration_step_by_step(rows, columns, seed):
     for _ in range(4):
         values = a * values + b * values**3 + c * values**5
     expected = (u * values @ v).float()
-    assert torch.allclose(orthogonalised(matrix, (a, b, c), 4, 1e-7), expected, atol=1e-3)
+    found = orthogonalised(torch.stack([matrix, 3 * matrix]), (a, b, c), 4, 1e-7)
+    assert all(torch.allclose(each, expected, atol=1e-3) for each in found)
 
 
 def test_orthogonalised_of_zero_is_zero():
-    zero = torch.zeros(3, 5)
+    zero = torch.zeros(1, 3, 5)
     assert torch.equal(orthogonalised(zero, (3.4, -4.8, 2.0), 5, 1e-7), zero)
 
 
@@ -69,7 +130,7 @@ def test_muon_in_float32_takes_the_steps_of_bfloat16(monkeypatch):
     for bf16 in (True, False):
         monkeypatch.setattr(module, "computes_bf16", lambda device, bf16=bf16: bf16)
         model = network()
-        muon = KernelMuon(list(model.parameters()), lr=0.05, weight_decay=0.1, ns_steps=4)
+        muon = KernelMuon(list(model.parameters()), lr=0.05)
         steps(model, muon, range(3))
         found.append((model, muon.state_dict()["state"]))
     (half, state), (full, other) = found
@@ -82,7 +143,7 @@ def test_muon_in_float32_takes_the_steps_of_bfloat16(monkeypatch):
 
 def test_muon_lowers_a_loss():
     model = network()
-    muon = KernelMuon(list(model.parameters()), lr=0.02, weight_decay=0.0)
+    muon = KernelMuon(list(model.parameters()), lr=0.02)
     before = model(images(0)).square().mean().item()
     steps(model, muon, [0] * 10)
     assert model(images(0)).square().mean().item() < before / 2
@@ -102,7 +163,7 @@ def test_muon_forgets_gradients():
 
 def test_the_state_of_muon_round_trips(tmp_path):
     first = network()
-    muon = KernelMuon(list(first.parameters()), lr=0.05, weight_decay=0.0)
+    muon = KernelMuon(list(first.parameters()), lr=0.05)
     steps(first, muon, range(3))
     torch.save(muon.state_dict(), tmp_path / "muon.pt")
     second = network()
@@ -116,7 +177,7 @@ def test_the_state_of_muon_round_trips(tmp_path):
         assert torch.equal(a, b)
     third = network()
     third.load_state_dict(first.state_dict())
-    fresh = KernelMuon(list(third.parameters()), lr=0.05, weight_decay=0.0)
+    fresh = KernelMuon(list(third.parameters()), lr=0.05)
     steps(first, muon, [6])
     steps(third, fresh, [6])
     assert not torch.equal(first[0].weight, third[0].weight)

@@ -5,23 +5,26 @@ import numpy as np
 import pytest
 import torch
 from conftest import same
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cddpm_core.config.errors import UserError
+from cddpm_core.training.loss_scale import LossScale
 from cddpm_core.training.trainer import Trainer
 
 
 def test_every_image_is_seen_once_an_epoch(tiny, dataset):
     trainer = Trainer(tiny, dataset)
-    seen = np.concatenate([trainer._indices(step) for step in range(9)])
+    seen = np.concatenate([trainer.batches.indices(step) for step in range(9)])
     assert trainer.total_steps == 9 and len(seen) == 72
     for epoch in (seen[:36], seen[36:]):
         assert sorted(epoch) == list(range(36))
     assert not np.array_equal(seen[:36], seen[36:])
     fresh = Trainer(tiny, dataset)  # from any step on
-    assert np.array_equal(fresh._indices(6), seen[48:56])
-    assert np.array_equal(fresh._indices(1), seen[8:16])
+    assert np.array_equal(fresh.batches.indices(6), seen[48:56])
+    assert np.array_equal(fresh.batches.indices(1), seen[8:16])
     uneven = Trainer(tiny.replace(batch_size=10, epochs=1), dataset)
-    assert uneven.total_steps == 4 and len(uneven._indices(3)) == 10
+    assert uneven.total_steps == 4 and len(uneven.batches.indices(3)) == 10
 
 
 def test_the_loss_falls_on_a_tiny_set(tiny, dataset):
@@ -40,7 +43,7 @@ def test_the_average_follows_the_weights(tiny, dataset, decay):
     for step in range(4):
         trainer.update()
         weight = trainer.unet.class_embedding.weight.detach().clone()
-        # diffusers begins with a shorter memory, (1 + n) / (10 + n) after n steps.
+        # It begins with a shorter memory, (1 + n) / (10 + n) after n steps.
         factor = min(decay, (1 + step) / (10 + step)) if step else 0.0
         average = weight if average is None else factor * average + (1 - factor) * weight
     pipeline = trainer.averaged()
@@ -94,18 +97,19 @@ def test_a_step_without_a_finite_loss_changes_nothing_but_the_counters(tiny, dat
     before = states(trainer)
     for count in (1, 2):
         assert trainer.update().isnan()
-        found = (trainer.step, trainer.counters.skipped, trainer.consecutive_skips)
-        assert found == (2 + count, count, count)
+        assert trainer.step == 2 + count
+        assert trainer.counters.read()[:3] == (count, count, count)
     assert same(before, states(trainer))
-    assert trainer.update().isfinite() and trainer.consecutive_skips == 0
-    assert trainer.counters.skipped == 2 and not same(before["model"], states(trainer)["model"])
+    assert trainer.update().isfinite() and trainer.counters.read()[:3] == (2, 0, 2)
+    assert not same(before["model"], states(trainer)["model"])
 
 
 def test_an_infinite_gradient_is_skipped_though_the_loss_is_finite(tiny, dataset):
     trainer = Trainer(tiny, dataset)
+    trainer.update()  # the state of the optimisers is made in the first step
     trainer.unet.class_embedding.bias.register_hook(lambda grad: grad * math.inf)
     before = states(trainer)
-    assert trainer.update().isfinite() and trainer.counters.skipped == 1
+    assert trainer.update().isfinite() and trainer.counters.read().skipped == 1
     assert same(before, states(trainer))
 
 
@@ -128,6 +132,67 @@ def test_a_batch_in_parts_is_the_batch_as_a_whole(tiny, dataset, changes):
                 assert (one.grad - other.grad).norm() < 1e-3 * other.grad.norm() + 1e-6
     if split.balance:
         assert torch.allclose(split.balance.means, whole.balance.means, rtol=1e-3)
+
+
+class Waits(TorchDispatchMode):
+    """Records what would wait for a device: scalars read, shapes that values decide."""
+
+    ASK = ("_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "unique")
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.overloadpacket.__name__.lstrip("_").startswith(
+                tuple(name.lstrip("_") for name in self.ASK)):
+            self.found.append(str(function))
+        return function(*args, **kwargs or {})
+
+
+class Copies(TorchFunctionMode):
+    """Records calls that copy a tensor to the host, which on a CPU do nothing."""
+
+    ASK = {"cpu", "numpy", "tolist", "item", "__bool__", "__float__", "__int__", "__index__"}
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if getattr(function, "__name__", "") in self.ASK:
+            self.found.append(function.__name__)
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("changes", [
+    {}, {"optimizer": "adam", "loss_weighting": "min_snr", "gradient_accumulation_steps": 3},
+    {"backbone": "unet", "conditioning": "class_embedding", "prediction_type": "v_prediction"},
+], ids=lambda changes: "-".join(map(str, changes.values())))
+def test_a_step_never_waits_for_the_device(tiny, dataset, changes):
+    trainer = Trainer(tiny.replace(**changes), dataset)
+    trainer.loss_scale = LossScale("cpu")  # as in float16
+    trainer.update()  # the state of the optimisers is made in the first step
+    with Waits() as waits, Copies() as copies:
+        trainer.update()
+        assert not waits.found and not copies.found
+        float(trainer.counters._tally[0])
+    assert waits.found and copies.found
+
+
+def test_a_scaled_loss_gives_the_same_weights(tiny, dataset):
+    plain, scaled = Trainer(tiny, dataset), Trainer(tiny, dataset)
+    scaled.loss_scale = LossScale("cpu")
+    for _ in range(3):
+        assert float(scaled.update()) == pytest.approx(float(plain.update()), rel=1e-6)
+    for one, other in zip(plain.weights, scaled.weights, strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+    scaled.unet.class_embedding.bias.register_hook(lambda grad: grad * math.inf)
+    before = states(scaled)
+    scaled.update()
+    assert before.pop("loss_scale")["scale"] == 2 * scaled.loss_scale.scale
+    after = states(scaled)
+    assert after.pop("loss_scale")["since"] == 0 and same(before, after)
 
 
 @pytest.fixture
@@ -159,7 +224,7 @@ def test_a_compiled_network_trains_like_the_network(tiny, dataset, monkeypatch, 
     monkeypatch.setattr(torch, "compile", lambda model: compile(model, backend="aot_eager"))
     threads(2)  # so that both halves of a batch ask for it at once
     params = tiny.replace(batch_size=32, blocks=[1], channels=[1], transformer_blocks=1)
-    plain, compiled = (Trainer(params.replace(compile=on), dataset) for on in (False, True))
+    plain, compiled = (Trainer(params.replace(compile=on), dataset) for on in ("no", "yes"))
     assert plain.network is plain.unet and compiled.network is not compiled.unet
     for _ in range(2):
         assert float(compiled.update()) == pytest.approx(float(plain.update()), rel=1e-4)
@@ -176,7 +241,7 @@ def test_a_compiler_that_fails_is_one_sentence(tiny, dataset, monkeypatch):
         raise RuntimeError("torch.compile is not supported on Python 3.99")
 
     compile = torch.compile
-    params = tiny.replace(compile=True, blocks=[1], channels=[1], transformer_blocks=1)
+    params = tiny.replace(compile="yes", blocks=[1], channels=[1], transformer_blocks=1)
     monkeypatch.setattr(torch, "compile", lambda model: compile(model, backend=broken))
     with pytest.raises(UserError, match=r"^compile: .*no g\+\+ here.*expected a working compiler"):
         Trainer(params, dataset).update()

@@ -1,0 +1,41 @@
+import json
+
+import pytest
+
+from cddpm_core.bench import gpu
+from cddpm_core.runs.run import OUTPUTS
+
+TINY = {"device": "cpu", "num_scenes": 12, "heldout_scenes": 6, "class_emb_size": 32,
+        "layers_per_block": 1, "attention_head_dim": 8, "batch_size": 8, "epochs": 1000,
+        "num_train_timesteps": 4, "num_inference_steps": 4, "analysis_images": 6,
+        "blocks": [0, 1], "channels": [1, 2], "patch_size": 8, "transformer_blocks": 1}
+
+
+@pytest.fixture
+def measured(tmp_path, monkeypatch):
+    monkeypatch.setenv(OUTPUTS, str(tmp_path))
+    for part in ("seed", "full"):
+        path = gpu.run_gpu_bench([part], minutes=0.02, seconds=0.01, changes=TINY)
+    return json.loads(path.read_text())
+
+
+def test_both_presets_are_measured_and_the_parts_are_kept(measured):
+    assert measured["card"] == "CPU" and measured["matrix_flops_per_second"]["float32"] > 0
+    seed, full = measured["seed"], measured["full"]
+    assert seed["ratio"] == pytest.approx(
+        seed["ours"]["images_per_second"] / seed["plain_loop"]["images_per_second"])
+    for speed in (seed["ours"], full["speed"]):
+        assert speed["projected_minutes"] == pytest.approx(
+            speed["images"] / speed["images_per_second"] / 60)
+        assert speed["flops_per_second"] > 0 and not speed["compiled"]
+    assert full["trained"]["steps"] > 0
+    assert full["sampling"]["images_per_second"] == pytest.approx(
+        64 / full["sampling"]["seconds_of_64"])
+    assert full["micro"].keys() == {"test", "new_test"}
+    assert full["fidelity"]["images"] == 6 and full["fidelity"]["sharpness"] > 0
+
+
+def test_the_tests_of_gpus_are_a_part(tmp_path, monkeypatch):
+    monkeypatch.setenv(OUTPUTS, str(tmp_path))
+    found = json.loads(gpu.run_gpu_bench(["tests"], changes=TINY).read_text())["tests"]
+    assert found["exit_code"] == 0 and "skipped" in found["printed"] or "passed" in found["printed"]
