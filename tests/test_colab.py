@@ -1,4 +1,4 @@
-"""Colab and Kaggle, as far as this machine can tell: versions, and the notebook that starts there."""
+"""Colab and Kaggle, as far as can be told here: versions, and the notebook that starts there."""
 
 import ast
 import re
@@ -69,7 +69,8 @@ def test_the_notebook_runs_commands_that_exist_on_files_that_exist(source):
     assert read_params(str(ROOT / values["params"])).run == "colab"
     found = []
     for line in re.findall(r"get_ipython\(\)\.system\((.*)\)", source):
-        words = shlex.split(re.sub(r"{(\w+)}", lambda name: values[name[1]], ast.literal_eval(line)))
+        line = re.sub(r"{(\w+)}", lambda name: values[name[1]], ast.literal_eval(line))
+        words = shlex.split(line)
         if "cddpm_core" in words:
             name, *arguments = words[words.index("cddpm_core") + 1:]
             commands.commands[name].make_context(name, arguments)

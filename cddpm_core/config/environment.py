@@ -14,7 +14,7 @@ __all__ = ["CACHE", "OUTPUTS", "check_interpreter", "forget", "own_environment",
            "wait_without_spinning"]
 
 OUTPUTS = "CDDPM_OUTPUTS"  # environment variable: another folder for outputs/, on a larger disk
-CACHE = "CDDPM_CACHE"  # the same for outputs/cache/, whose 20,000 files a mounted drive keeps slowly
+CACHE = "CDDPM_CACHE"  # the same for outputs/cache/, whose 20,000 files a mounted drive slows down
 NEEDED = ("torch", "torchvision", "diffusers", "accelerate", "numpy", "scipy", "PIL", "pydantic",
           "click", "filelock", "psutil", "safetensors", "tqdm", "yaml")
 # Variables of Python that say where its packages are; the others change how code runs.

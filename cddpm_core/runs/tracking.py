@@ -67,6 +67,7 @@ def tracked(run: Run, params: Params, watch: Watch | None) -> Iterator[Watch | N
 
 def _started(run: Run, params: Params, step: int) -> GeneralTracker:
     """Return the tracker, which has begun a log or goes on with that of the run at ``step``."""
+    from accelerate import PartialState
     from accelerate.tracking import TensorBoardTracker, WandBTracker
 
     if params.report_to == "tensorboard":
@@ -75,7 +76,7 @@ def _started(run: Run, params: Params, step: int) -> GeneralTracker:
     else:
         tracker = WandBTracker(PROJECT, name=run.name, id=_wandb_id(run), resume="allow",
                                dir=str(run.folder), config=params.to_dict())
-    tracker.main_process_only = False  # accelerate need not ask: only the first process is here
+    PartialState(cpu=params.device == "cpu")  # trackers ask it which process they are in
     try:
         tracker.start()
     except Exception as error:  # each tracker has its own

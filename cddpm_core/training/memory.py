@@ -14,8 +14,10 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from cddpm_core.config.device import autocast
 from cddpm_core.config.errors import UserError
+from cddpm_core.config.schema import Params
 from cddpm_core.data.labels import OBJECTS
 from cddpm_core.model.network import ClassConditionedUnet
+from cddpm_core.scheduler.loss_weight import squared_error
 
 if TYPE_CHECKING:
     from cddpm_core.training.trainer import Trainer
@@ -48,11 +50,11 @@ class Memory:
     def needed(self, micro_batch: int) -> int:
         """Return the bytes that a training with micro-batches of this many images needs."""
         state = self.weights + self.gradients + self.optimizers + self.average
-        return int(SPARE * (state + self.per_pass + micro_batch * self.per_image))
+        return state + self.per_pass + micro_batch * self.per_image
 
     def largest_micro_batch(self, available: int) -> int:
-        """Return the most images whose micro-batch fits into ``available`` bytes; 0 if none."""
-        return max(0, int((available - self.needed(0)) / (SPARE * self.per_image)))
+        """Return the most images that fit at once into ``available`` bytes; below 1 if none."""
+        return (int(available / SPARE) - self.needed(0)) // self.per_image
 
 
 def memory_of(trainer: Trainer) -> Memory:
@@ -63,7 +65,7 @@ def memory_of(trainer: Trainer) -> Memory:
     """
     p, weights = trainer.params, sum(w.nbytes for w in trainer.weights)
     processes = trainer.accelerator.num_processes if trainer.accelerator else 1
-    one, three = (saved_bytes(trainer.unet, count, p.mixed_precision) for count in (1, 3))
+    one, three = (saved_bytes(trainer.unet, count, p) for count in (1, 3))
     per_image = (three - one) // 2
     return Memory(
         weights, weights * min(2, processes),
@@ -74,8 +76,8 @@ def memory_of(trainer: Trainer) -> Memory:
         one - per_image, per_image, len(trainer.dataset) * 3 * p.image_size**2)
 
 
-def saved_bytes(network: ClassConditionedUnet, count: int, mixed_precision: str) -> int:
-    """Return the bytes that a forward pass of ``count`` images saves for its backward pass.
+def saved_bytes(network: ClassConditionedUnet, count: int, params: Params) -> int:
+    """Return the bytes that ``count`` images save on the way to their loss, for the way back.
 
     The weights are not counted, but copies of them in another arithmetic are.
     """
@@ -93,9 +95,11 @@ def saved_bytes(network: ClassConditionedUnet, count: int, mixed_precision: str)
     t = torch.zeros(count, dtype=torch.long, device=device)
     labels = torch.zeros(count, len(OBJECTS), device=device)
     positions = torch.zeros(count, len(OBJECTS), 2, device=device)
-    with autocast(device, mixed_precision), saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = network(x_t, t, labels, positions)
-    del output  # until here it holds what was saved, so that no address was used twice
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        with autocast(device, params.mixed_precision):
+            output = network(x_t, t, labels, positions)
+        loss = squared_error(output.float(), x_t, params.gradient_weight)
+    del loss  # until here it holds what was saved, so that no address was used twice
     return sum(saved.values())
 
 
@@ -111,18 +115,18 @@ def check_memory(trainer: Trainer, available: int | None = None) -> None:
         # What this process has reserved is its own to use.
         available = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     memory, micro_batch = memory_of(trainer), _micro_batch(trainer)
-    needed, most = memory.needed(micro_batch), memory.largest_micro_batch(available)
-    if needed <= available:
+    most = memory.largest_micro_batch(available)
+    if micro_batch <= most:
         return
-    if most:
+    if most > 0:
         expected = (f"gradient_accumulation_steps {math.ceil(_images_here(trainer) / most)} or "
                     f"more, found {p.gradient_accumulation_steps}")
     else:
         expected = f"a smaller class_emb_size than {p.class_emb_size}, not even one image fits"
-    raise UserError(
-        f"batch_size: a training with {p.batch_size} images in a step needs about "
-        f"{needed / GIB:.1f} GiB, {_name(device)} has {available / GIB:.1f} GiB; expected "
-        f"{expected}")
+    needed = SPARE * memory.needed(micro_batch)
+    raise UserError(f"batch_size: a training with {p.batch_size} images in a step needs about "
+                    f"{needed / GIB:.1f} GiB, {_name(device)} has {available / GIB:.1f} GiB; "
+                    f"expected {expected}")
 
 
 @contextlib.contextmanager
