@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from cddpm_core.bench_command import bench_command
 from cddpm_core.config.environment import own_environment, settle
 from cddpm_core.config.errors import UserError
 from cddpm_core.config.files import project_root, unwritable
@@ -178,34 +179,6 @@ def verify(run_name: str) -> None:
 
 @commands.command()
 @RUN
-@click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True,
-              help="Repetitions of each variant.")
-@click.option("--minutes", type=float, default=3.0, show_default=True,
-              help="Minutes of training per recipe, and of full with --gpu; 0: none.")
-@click.option("--gpu", is_flag=True, help="Instead: seed.yaml and full.yaml on this device, and "
-              "the tests of GPUs, in 8 minutes; also where only torch and diffusers are installed.")
-@click.option("--part", "parts", multiple=True, type=click.Choice(["tests", "seed", "full"]),
-              help="Of --gpu: only this part; may be repeated.")
-def bench(run_name: str, repeats: int, minutes: float, gpu: bool, parts: Sequence[str]) -> None:
-    """Measure speed as ratios, with the network of a trained run."""
-    if not 0 <= minutes < 1e6:
-        raise UserError(f"minutes: expected 0 or more, found {minutes}")
-    if gpu:
-        from cddpm_core.bench.gpu import run_gpu_bench
-
-        print(os.path.relpath(run_gpu_bench(parts, minutes)))
-        return
-    from cddpm_core.bench.run import run_bench
-    from cddpm_core.report.summary import bench_lines
-    from cddpm_core.runs.run import Run
-
-    out = Run("bench")
-    results = run_bench(Run(run_name), out, repeats=repeats, minutes=minutes)
-    print(*bench_lines(results), os.path.relpath(out / "bench.json"), sep="\n")
-
-
-@commands.command()
-@RUN
 def pack(run_name: str) -> None:
     """Make a trained run the one whose weights come with the package."""
     from cddpm_core.report.summary import accuracy_lines
@@ -245,7 +218,7 @@ def test(more: Sequence[str]) -> int:
                            env=os.environ | own_environment())
 
 
-for command in (evaluator_commands, score_command, import_command, lab_command,
+for command in (bench_command, evaluator_commands, score_command, import_command, lab_command,
                 submission_command):
     commands.add_command(command)
 

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "cddpm_core"
 CORE = ("data", "scheduler", "model", "sampling")
 LEAN = (*CORE, "training", "evaluation")
 HEAVY = ("papermill", "IPython", "ipykernel", "ipywidgets", "jupyterlab", "nbformat", "nbconvert",
-         "matplotlib", "pypandoc", "typst", "numba")
+         "matplotlib", "pypandoc", "typst", "numba", "tensorboard", "wandb")
 
 
 def modules(*rooms):

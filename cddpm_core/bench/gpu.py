@@ -87,7 +87,8 @@ def _wait(device: torch.device) -> None:
 def _tests(changes: dict[str, Any], seconds: float, minutes: float) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider",
-         "tests/test_gpu.py"], cwd=project_root(), capture_output=True, text=True)
+         "tests/test_gpu.py", "tests/training/test_memory.py"],
+        cwd=project_root(), capture_output=True, text=True)
     return {"exit_code": done.returncode, "printed": done.stdout[-6000:]}
 
 

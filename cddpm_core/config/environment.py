@@ -10,10 +10,11 @@ from pathlib import Path
 
 from cddpm_core.config.errors import UserError
 
-__all__ = ["OUTPUTS", "check_interpreter", "forget", "own_environment", "settle",
+__all__ = ["CACHE", "OUTPUTS", "check_interpreter", "forget", "own_environment", "settle",
            "wait_without_spinning"]
 
 OUTPUTS = "CDDPM_OUTPUTS"  # environment variable: another folder for outputs/, on a larger disk
+CACHE = "CDDPM_CACHE"  # the same for outputs/cache/, whose 20,000 files a mounted drive slows down
 NEEDED = ("torch", "torchvision", "diffusers", "accelerate", "numpy", "scipy", "PIL", "pydantic",
           "click", "filelock", "psutil", "safetensors", "tqdm", "yaml")
 # Variables of Python that say where its packages are; the others change how code runs.
@@ -69,8 +70,9 @@ def settle(*, backend: str = "agg") -> None:
     forget("ACCELERATE_")
     forget("NUMBA_")
     os.environ.update(own_environment() | {"MPLBACKEND": backend})
-    if given := os.environ.get(OUTPUTS):  # for processes that work in another folder
-        os.environ[OUTPUTS] = str(Path(os.path.expanduser(given)).absolute())
+    for name in (OUTPUTS, CACHE):  # for processes that work in another folder
+        if given := os.environ.get(name):
+            os.environ[name] = str(Path(os.path.expanduser(given)).absolute())
     warnings.filters[:] = [known for known in warnings.filters if known[0] != "error"]
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a character that a terminal lacks stops nothing

@@ -164,6 +164,9 @@ class Params(Checked):
                               low=0, high=MANY)
     checkpoint_minutes: float = key(2.0, "training", "nothing", "minutes between checkpoints",
                                     low=0, high=MANY)
+    report_to: Literal["none", "tensorboard", "wandb"] = key(
+        "none", "training", "nothing",
+        "tracker that is also sent the training curves and sampled images; wandb: over the network")
     max_steps: int = key(0, "training", "length",
                          "stop after this many steps, to be resumed later; 0: no limit",
                          low=0, high=10**9)

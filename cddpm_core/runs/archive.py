@@ -67,7 +67,8 @@ def archive_stale_training(run: Run, params: Params, *, force: bool = False) -> 
         if (run / name).exists():
             shutil.copy(run / name, aside / name)
     # The checkpoint last: while it is there, the next start moves whatever is left.
-    for name in ("history.jsonl", "model", "timesteps", RECORD, "checkpoint.pt"):
+    for name in ("history.jsonl", "tensorboard", "wandb", "model", "timesteps", RECORD,
+                 "checkpoint.pt"):
         if (run / name).exists():
             shutil.move(run / name, aside / name)
     return f"the earlier training is kept in {aside} ({why})"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cddpm_core.config.cells import INPUT_PATH, OUTPUT_PATH, cell_parameters
-from cddpm_core.config.environment import OUTPUTS
+from cddpm_core.config.environment import CACHE, OUTPUTS
 from cddpm_core.config.errors import UserError, shown
 from cddpm_core.config.files import SCHEMA, atomic, check_schema, project_root, write_json
 from cddpm_core.config.presets import PATHS, absolute, read_yaml, to_yaml
@@ -38,10 +38,10 @@ class Run:
             raise UserError(f"run: found {shown(name)}, expected a folder name without any path "
                             "that does not begin with '.' or '-', other than 'cache'")
         self.name = name
-        given = os.environ.get(OUTPUTS)
+        given, cache = os.environ.get(OUTPUTS), os.environ.get(CACHE)
         self.outputs = outputs or (Path(absolute(given)) if given else project_root() / "outputs")
         self.folder = self.outputs / name
-        self.cache = self.outputs / "cache"
+        self.cache = Path(absolute(cache)) if cache else self.outputs / "cache"
 
     def __truediv__(self, part: str) -> Path:
         return self.folder / part

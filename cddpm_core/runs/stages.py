@@ -26,6 +26,7 @@ from cddpm_core.runs.inputs import NEW, stage_inputs, why_run
 from cddpm_core.runs.lock import locked
 from cddpm_core.runs.modules import read_notebook, short_hash
 from cddpm_core.runs.run import Run
+from cddpm_core.runs.tracking import check_tracker
 
 __all__ = ["EXPERIMENTS", "STAGES", "check_runs", "run_stages", "with_needs"]
 
@@ -83,6 +84,8 @@ def run_stages(names: Sequence[str], params: Params, *, force: bool = False) -> 
 
 def _check(names: Sequence[str], params: Params, run: Run) -> None:
     """Raise `UserError` for what would fail only after hours."""
+    if "train" in names:
+        check_tracker(params)
     # What needs torch is imported where it is needed: this process mostly waits for notebooks.
     if params.data:
         from cddpm_core.data.images import check_folder

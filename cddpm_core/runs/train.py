@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,25 +33,25 @@ from cddpm_core.runs.lock import locked
 from cddpm_core.runs.periodic import periodic_evaluation
 from cddpm_core.runs.run import OUTPUTS, Run
 from cddpm_core.runs.session import Session
+from cddpm_core.runs.tracking import Watch, check_tracker, tracked
 from cddpm_core.training.distribution import accelerator_of, check_devices
 from cddpm_core.training.loop import train
 
 __all__ = ["launch", "train_in", "train_run", "train_session"]
-
-Watch = Callable[[Path], None]
-
 
 def train_in(run: Run, params: Params, dataset: IclevrDataset, evaluator: Evaluator, *,
              watch: Watch | None = None, accelerator: Accelerator | None = None) -> dict[str, Any]:
     """Train in the folder of a run with evaluation on the way, and write ``metrics.json``.
 
     A training that is in the folder is resumed. Returns what `training.loop.train` returns.
-    Raises `UserError` if another process holds the folder's lock, or its model is imported.
+    Raises `UserError` if another process holds the folder's lock, its model is imported, or the
+    tracker ``params.report_to`` is not installed.
     """
     if said := without_training(run, "train"):
         raise UserError(f"{run.folder}: {said}; take another run name to train")
     first = accelerator is None or accelerator.is_main_process
-    with locked(run.folder) if first else contextlib.nullcontext():
+    with (locked(run.folder) if first else contextlib.nullcontext(),
+          tracked(run, params, watch) if first else contextlib.nullcontext() as watch):
         if first:
             record_training(run, params)
             if not (run / "checkpoint.pt").exists():
@@ -85,6 +84,7 @@ def train_run(params: Params) -> dict[str, Any]:
 
     The first process renders the data if they are not cached.
     """
+    check_tracker(params)
     accelerator, run = accelerator_of(params), Run(params.run)
     first = accelerator.is_main_process
     with locked(run.folder) if first else contextlib.nullcontext():

@@ -26,6 +26,7 @@ from cddpm_core.sampling.pipeline import (
 from cddpm_core.scheduler.loss_weight import Balance, loss_weight
 from cddpm_core.training.checkpoint import read_checkpoint
 from cddpm_core.training.history import append_history, read_history, write_history
+from cddpm_core.training.memory import check_memory, out_of_memory_named
 from cddpm_core.training.trainer import Trainer
 
 __all__ = ["Evaluate", "raw_pipeline", "result_at", "train", "weights_at"]
@@ -52,10 +53,11 @@ def train(params: Params, dataset: IclevrDataset, folder: Path, *,
     Returns ``images_per_second``, ``seconds``, ``steps``, ``images``, ``loss``
     (mean of the last lines), ``parameters``, the ``rows`` that the network sees, the number of
     ``layouts``, the steps ``skipped`` and whether training is ``finished``. Raises `UserError`
-    for a checkpoint of another training, and after 10 steps in a row without a finite loss,
-    which shows at the next line of the history.
+    for a checkpoint of another training, after 10 steps in a row without a finite loss, which shows
+    at the next line of the history, and if the memory of the device is not enough.
     """
     trainer = Trainer(params, dataset, accelerator)
+    check_memory(trainer)
     first = accelerator is None or accelerator.is_main_process
     checkpoint, counters = folder / "checkpoint.pt", trainer.counters
     if checkpoint.exists():
@@ -80,7 +82,8 @@ def train(params: Params, dataset: IclevrDataset, folder: Path, *,
                   desc="training", unit="step", disable=not first) as bar:
         while trainer.step < last:
             epoch_before = math.floor(trainer.epoch)
-            trainer.update()
+            with out_of_memory_named(trainer, checkpoint, save=first):
+                trainer.update()
             steps += 1
             bar.update()
             epoch = math.floor(trainer.epoch)

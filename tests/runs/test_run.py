@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cddpm_core.config.cells import OUTPUT_PATH
+from cddpm_core.config.environment import CACHE
 from cddpm_core.config.errors import UserError, shown
 from cddpm_core.config.progress import HEADLESS
 from cddpm_core.config.schema import Params
@@ -136,6 +137,12 @@ def test_figures_are_saved_as_png(run):
 def outputs(tmp_path, monkeypatch):
     monkeypatch.setenv(OUTPUTS, str(tmp_path))
     return tmp_path
+
+
+def test_the_cache_may_be_on_another_disk(outputs, monkeypatch):
+    assert Run("mine").cache == outputs / "cache"
+    monkeypatch.setenv(CACHE, str(outputs / "local disk"))
+    assert Run("mine").cache == outputs / "local disk" and Run("mine").outputs == outputs
 
 
 def test_a_notebook_by_hand_opens_the_default_run(outputs):

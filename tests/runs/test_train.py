@@ -63,7 +63,7 @@ def test_a_session_trains_once_and_then_has_the_model(params, outputs, rendered,
 
 def test_two_processes_train_as_one_does_and_their_number_may_change(params, tmp_path):
     assert train_run(params)["finished"]
-    params = params.replace(run="two", max_steps=9)
+    params = params.replace(run="two", max_steps=9, report_to="tensorboard")
     file = tmp_path / "params.yaml"
     file.write_text(to_yaml(params))
     done = subprocess.run([sys.executable, "-m", *ACCELERATE, "-m", "cddpm_core", "train",
@@ -72,6 +72,7 @@ def test_two_processes_train_as_one_does_and_their_number_may_change(params, tmp
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("training:   0%") == 1  # one progress bar, of the first process
     assert Run("two").read("metrics.json")["train"]["steps"] == 9
+    assert len(list((Run("two") / "tensorboard").iterdir())) == 1  # of the first process
     assert train_run(params.replace(max_steps=0, gradient_accumulation_steps=3))["finished"]
     assert_alike(Run("one"), Run("two"))
 

@@ -33,7 +33,7 @@ def test_a_batch_is_that_of_its_step_whatever_came_before(make):
 
 
 def test_images_and_labels_are_those_of_the_data(make, dataset):
-    batch, indices = make(label_drop=0.0)(2), make().indices(2)
+    batch, indices = make(label_drop=0.0, guidance_scale=1.0)(2), make().indices(2)
     images, labels = dataset.batch(indices)
     assert torch.equal(batch.images, images) and torch.equal(batch.labels, labels)
     assert torch.equal(batch.positions.nan_to_num(9), dataset.positions[indices].nan_to_num(9))
