@@ -173,7 +173,7 @@ class Params(Checked):
 
     sampler: SamplerName = key("sde_dpm_solver++", "sampling", "sampling", "sampler")
     num_inference_steps: Count = key(16, "sampling", "sampling", "number of sampling steps")
-    guidance_scale: Scale = key(3.0, "sampling", "sampling",
+    guidance_scale: Scale = key(2.0, "sampling", "sampling",
                                 "scale of classifier-free guidance; 1: none")
     guidance_interval: list[Fraction] = key([0.0, 0.6], "sampling", "sampling",
                                             "fractions of T between which guidance is applied")

@@ -42,7 +42,7 @@ class ClassConditionedPipeline(DiffusionPipeline):
                               layout_prior=layout_prior)
 
     def __call__(self, conditions: Sequence[str] | Sequence[Sequence[str]],
-                 num_inference_steps: int = 20, guidance_scale: float = 3.0, *,
+                 num_inference_steps: int = 20, guidance_scale: float = 2.0, *,
                  sampler: str = "dpm_solver++",
                  guidance_interval: Sequence[float] = (0.0, 0.6), layout_choices: int = 4,
                  batch_size: int = 32, generator: torch.Generator | None = None,
