@@ -1,13 +1,17 @@
-"""Where networks compute, and in what arithmetic."""
+"""Where networks compute, in what arithmetic, and whether they are compiled."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 
 from cddpm_core.config.errors import UserError
 from cddpm_core.config.schema import Params
 
-__all__ = ["arithmetic_of", "autocast", "computes_bf16", "device_of"]
+__all__ = ["arithmetic_of", "autocast", "compiled", "computes_bf16", "device_of", "not_compiled"]
+
+WORTH_COMPILING = 5000  # calls; compiling takes a minute or two
 
 
 def device_of(params: Params) -> torch.device:
@@ -56,3 +60,27 @@ def autocast(device: torch.device | str, mixed_precision: str) -> torch.autocast
     arithmetic = arithmetic_of(mixed_precision, device)
     dtype = torch.float16 if arithmetic == "float16" else torch.bfloat16
     return torch.autocast(torch.device(device).type, dtype=dtype, enabled=arithmetic != "float32")
+
+
+def compiled(model: torch.nn.Module, when: str, device: torch.device,
+             calls: int) -> Callable[..., torch.Tensor]:
+    """Return the model, to be compiled when it is first called if that is worth it.
+
+    ``when`` is yes, no, or auto: on a CUDA device, for many ``calls``. There the kernels of a
+    pass are also launched as one (CUDA graphs). Raises `UserError` if torch.compile
+    does not work here.
+    """
+    cuda = device.type == "cuda"
+    if when == "no" or when == "auto" and not (cuda and calls >= WORTH_COMPILING):
+        return model
+    try:
+        return torch.compile(model, **({"mode": "reduce-overhead"} if cuda else {}))
+    except RuntimeError as error:  # as on a Python that it does not know yet
+        raise not_compiled(error) from None
+
+
+def not_compiled(error: Exception) -> UserError:
+    """Return the `UserError` for a torch.compile, or a first call of its result, that fails."""
+    reason = " ".join(str(error).split())[:200]
+    return UserError(f"compile: torch.compile failed ({reason}), expected a working compiler (g++, "
+                     "on a GPU Triton too) or compile: no")

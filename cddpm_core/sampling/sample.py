@@ -1,7 +1,4 @@
-"""From conditions and seeds to images: the reverse process.
-
-Each image has its own generator, so that it does not depend on its batch.
-"""
+"""The reverse process. Each image has its own generator, so it does not depend on its batch."""
 
 from __future__ import annotations
 
@@ -13,6 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
+from cddpm_core.config.device import compiled
 from cddpm_core.config.schema import Params
 from cddpm_core.config.seeds import stream_seed, torch_generator
 from cddpm_core.sampling.denoiser import Denoise, Denoiser
@@ -38,8 +36,9 @@ def sampling_options(pipeline: ClassConditionedPipeline, params: Params,
 
     ``evaluator`` guides only if ``params.evaluator_guidance`` is above 0, and is needed then.
     """
-    denoiser: Denoise = Guided(Denoiser(pipeline.unet, pipeline.scheduler, params.mixed_precision),
-                      params.guidance_scale, params.guidance_interval)
+    network = compiled(pipeline.unet, params.compile, pipeline.device, params.num_inference_steps)
+    denoiser: Denoise = Guided(Denoiser(network, pipeline.scheduler, params.mixed_precision),
+                               params.guidance_scale, params.guidance_interval)
     if params.evaluator_guidance:
         if evaluator is None:
             raise ValueError("evaluator_guidance needs an evaluator, found none")

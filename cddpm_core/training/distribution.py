@@ -1,4 +1,4 @@
-"""How a training uses the machine: halves of a CPU, several processes, torch.compile."""
+"""How a training uses the machine: halves of a CPU, several processes."""
 
 from __future__ import annotations
 
@@ -16,34 +16,8 @@ from cddpm_core.config.environment import forget
 from cddpm_core.config.errors import UserError
 from cddpm_core.config.schema import Params
 
-__all__ = ["SideBySide", "accelerator_of", "check_devices", "compiled", "not_compiled",
-           "process_slice", "sum_over_processes"]
-
-WORTH_COMPILING = 5000  # steps; compiling takes a minute or two
-
-
-def compiled(model: torch.nn.Module, when: str, device: torch.device,
-             steps: int) -> Callable[..., torch.Tensor]:
-    """Return the model, to be compiled when it is first called if that is worth it.
-
-    ``when`` is yes, no, or auto: on a CUDA device, for a training of many ``steps``. There the
-    kernels of a pass are also launched as one (CUDA graphs). Raises `UserError` if torch.compile
-    does not work here.
-    """
-    cuda = device.type == "cuda"
-    if when == "no" or when == "auto" and not (cuda and steps >= WORTH_COMPILING):
-        return model
-    try:
-        return torch.compile(model, **({"mode": "reduce-overhead"} if cuda else {}))
-    except RuntimeError as error:  # as on a Python that it does not know yet
-        raise not_compiled(error) from None
-
-
-def not_compiled(error: Exception) -> UserError:
-    """Return the `UserError` for a torch.compile, or a first call of its result, that fails."""
-    reason = " ".join(str(error).split())[:200]
-    return UserError(f"compile: torch.compile failed ({reason}), expected a working compiler (g++, "
-                     "on a GPU Triton too) or compile: no")
+__all__ = ["SideBySide", "accelerator_of", "check_devices", "process_slice",
+           "sum_over_processes"]
 
 
 class SideBySide:

@@ -18,7 +18,13 @@ from accelerate import Accelerator
 from torch._dynamo.exc import TorchDynamoException
 from torch.nn.utils import get_total_norm
 
-from cddpm_core.config.device import arithmetic_of, autocast, device_of
+from cddpm_core.config.device import (
+    arithmetic_of,
+    autocast,
+    compiled,
+    device_of,
+    not_compiled,
+)
 from cddpm_core.config.errors import UserError
 from cddpm_core.config.schema import Params
 from cddpm_core.data.dataset import IclevrDataset
@@ -31,8 +37,6 @@ from cddpm_core.training.checkpoint import check_checkpoint, read_checkpoint, wr
 from cddpm_core.training.counters import Counters
 from cddpm_core.training.distribution import (
     SideBySide,
-    compiled,
-    not_compiled,
     process_slice,
     sum_over_processes,
 )

@@ -182,7 +182,7 @@ def test_positions_are_sampled_from_the_layout_prior_unless_they_are_given(tiny_
     assert not torch.equal(four, found)
 
 
-def test_options_are_those_of_the_parameters(tiny_pipeline, tiny):
+def test_options_are_those_of_the_parameters(tiny_pipeline, tiny, monkeypatch):
     params = tiny.replace(layout_choices=7, sample_batch_size=5, guidance_scale=2.5,
                           guidance_interval=[0.1, 0.5], sampler="ddim", mixed_precision="bf16")
     options = sampling_options(tiny_pipeline, params)
@@ -192,6 +192,14 @@ def test_options_are_those_of_the_parameters(tiny_pipeline, tiny):
     assert isinstance(denoiser, Guided) and denoiser.scale == 2.5
     assert (denoiser.low, denoiser.high) == (0.1, 0.5)
     assert denoiser.denoiser.mixed_precision == "bf16"
+    assert denoiser.denoiser.network is tiny_pipeline.unet
+    compile = torch.compile  # whose own code takes a minute
+    monkeypatch.setattr(torch, "compile", lambda model: compile(model, backend="eager"))
+    fast = sampling_options(tiny_pipeline, params.replace(compile="yes"))
+    assert fast["denoiser"].denoiser.network is not tiny_pipeline.unet
+    slow = sampling_options(tiny_pipeline, params)
+    assert torch.allclose(sample(tiny_pipeline, LABELS, SEEDS, **fast),
+                          sample(tiny_pipeline, LABELS, SEEDS, **slow), atol=1e-5)
     evaluator = type("Evaluator", (), {"log_likelihood": None})
     guided = params.replace(evaluator_guidance=9)
     found = sampling_options(tiny_pipeline, guided, evaluator)["denoiser"]
