@@ -9,7 +9,7 @@ from cddpm_core.report.facts import DATA_KINDS, evaluator_phrase
 from cddpm_core.report.language import say
 from cddpm_core.report.markdown import code, count, decimals, escape, listed, prose, table
 
-__all__ = ["arithmetic_text", "bench_table", "race_tables"]
+__all__ = ["arithmetic_text", "bench_table", "gpu_table", "race_tables"]
 
 RACES = {
     "recipe_vs_seed_recipe": "The conditions of both files, sampled by recipes that trained for "
@@ -87,3 +87,36 @@ def race_tables(bench: Mapping[str, Any]) -> str:
             numbers=False, name=name)
             + (f"\n{escape(part['missing'])}.\n" if part.get("missing") else ""))
     return "\n".join(found)
+
+
+def gpu_table(found: Mapping[str, Any]) -> str:
+    """Return the figures of ``gpu.json``, for the results of all runs; parts may be missing."""
+    rates, rows = found["matrix_flops_per_second"], []
+    for name, part in (("seed", found.get("seed", {}).get("ours")),
+                       ("full", found.get("full", {}).get("speed"))):
+        if part:
+            share = part["flops_per_second"] / rates[part["arithmetic"]]
+            kind = part["arithmetic"]
+            rows += [[f"{name}: training images per second", f"{part['images_per_second']:,.0f}"],
+                     [f"{name}: share of the rate of {kind} matrix products", f"{share:.0%}"],
+                     [f"{name}: minutes of training at that speed",
+                      f"{part['projected_minutes']:,.1f}"]]
+    if "seed" in found:
+        rows.append(["seed: times as fast as its own loop in float32",
+                     f"{found['seed']['ratio']:.1f}"])
+    if full := found.get("full"):
+        rows += [["full: peak memory, GiB", "" if (peak := full["speed"]["peak_mib"]) is None
+                  else f"{peak / 1024:.1f}"],
+                 ["full: minutes trained", f"{full['trained']['minutes']:g}"],
+                 *([f"full: micro on {file}", decimals(micro)]
+                   for file, micro in full["micro"].items()),
+                 ["full: sharpness, kernel distance", f"{full['fidelity']['sharpness']:.3f}, "
+                                                      f"{full['fidelity']['kernel_distance']:.4f}"],
+                 ["full: seconds to sample 64 conditions",
+                  f"{full['sampling']['seconds_of_64']:.1f}"]]
+    if "tests" in found:
+        rows.append(["tests", escape(found["tests"]["printed"].strip().splitlines()[-1])])
+    return table(["figure", "value"], rows,
+                 f"Measured by `python -m cddpm_core bench --gpu` on {escape(found['card'])}, "
+                 f"torch {escape(found['torch'])}, on rendered scenes with the released stand-in "
+                 "evaluator.", name="gpu")

@@ -13,7 +13,7 @@ from cddpm_core.config.files import atomic, project_root
 from cddpm_core.config.presets import read_yaml
 from cddpm_core.config.schema import resolve
 from cddpm_core.data.labels import CONDITION_FILES
-from cddpm_core.report.bench_tables import arithmetic_text, bench_table, race_tables
+from cddpm_core.report.bench_tables import arithmetic_text, bench_table, gpu_table, race_tables
 from cddpm_core.report.compare import REPEATED, Group, grouped, interval
 from cddpm_core.report.facts import DATA_KINDS, Facts, evaluator_phrase, read_facts
 from cddpm_core.report.markdown import code, duration, escape, table, with_interval
@@ -73,10 +73,12 @@ def write_results(outputs: Path | None = None) -> Path:
         plain += _shipped()
     sections = [HEAD, _results(grouped(plain)), grids_text(bench.outputs),
                 _ablations(grouped(ablations))]
-    measured = bench.read("bench.json")
+    measured, on_gpu = bench.read("bench.json"), bench.read("gpu.json")
     if measured:
         sections.append("## Speed\n\n" + "\n".join(
             [bench_table(measured), arithmetic_text(measured), race_tables(measured)]))
+    if on_gpu:
+        sections.append("## On a GPU\n\n" + gpu_table(on_gpu))
     if unreadable:
         sections.append("## Not readable\n\n" + "\n".join(
             f"- {escape(sentence)}" for sentence in unreadable) + "\n")

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from cddpm_core.bench import gpu
+from cddpm_core.report.bench_tables import gpu_table
 from cddpm_core.runs.run import OUTPUTS
 
 TINY = {"device": "cpu", "num_scenes": 12, "heldout_scenes": 6, "class_emb_size": 32,
@@ -33,6 +34,9 @@ def test_both_presets_are_measured_and_the_parts_are_kept(measured):
         64 / full["sampling"]["seconds_of_64"])
     assert full["micro"].keys() == {"test", "new_test"}
     assert full["fidelity"]["images"] == 6 and full["fidelity"]["sharpness"] > 0
+    text = gpu_table(measured)
+    assert "on CPU" in text and f"full: micro on test | {full['micro']['test']:.3f}" in text
+    assert gpu_table({key: measured[key] for key in ("card", "torch", "matrix_flops_per_second")})
 
 
 def test_the_tests_of_gpus_are_a_part(tmp_path, monkeypatch):

@@ -37,7 +37,8 @@ def test_numbers_that_yaml_leaves_as_text_are_coerced(value):
     ("layout", "TRUE", True), ("data", None, ""), ("student_id", "0716", "0716"),
     ("seed", "0042", 42), ("seed", "2147483647", 2147483647), ("in_memory", "off", False),
     ("blocks", (0, 0, 1), [0, 0, 1]), ("channels", ["1", 2.0, 4], [1, 2, 4]),
-    ("mixed_precision", yaml.safe_load("no"), "no"),
+    ("mixed_precision", yaml.safe_load("no"), "no"), ("compile", "false", "no"),
+    ("compile", True, "yes"), ("compile", "Yes", "yes"),
 ])
 def test_values_are_converted_to_the_type_of_the_field(key, value, wanted):
     for found in (coerce(key, value), getattr(resolve({key: value}), key)):
