@@ -108,8 +108,8 @@ def convert(value: Any, kind: Any) -> Any:
         if not isinstance(value, list | tuple):
             raise ValueError(f"expected a list of {wanted[5:-1]}, found {shown(value)}")
         return [convert(item, get_args(kind)[0]) for item in value]
-    word = {True: "yes", False: "no"}.get(BOOLEANS.get(str(value).lower()))
-    if word in get_args(kind):
+    said = BOOLEANS.get(str(value).lower()) if isinstance(value, bool | str) else None
+    if (word := {True: "yes", False: "no"}.get(said)) in get_args(kind):
         return word  # what YAML 1.1 makes a boolean, unless it is quoted
     plain = isinstance(value, str | int | float) and not isinstance(value, bool)
     try:
