@@ -45,7 +45,7 @@ def what_else(path: Path, head: bytes, error: Exception) -> str:
     if content and "Unsupported operand" in str(error):
         return (f"a file in a later protocol of pickle; if you trust it, save it anew: found = "
                 f"{load}; torch.save(found, {new}), and give that file")
-    if not isinstance(error, pickle.UnpicklingError) or "GLOBAL" not in str(error):
+    if not isinstance(error, pickle.UnpicklingError) or not (content or "GLOBAL" in str(error)):
         return "no checkpoint that torch can read"
     key, is_model = _layout(path)
     kind = "a whole pickled model" if is_model else "weights beside other objects"

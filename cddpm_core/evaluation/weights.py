@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import decimal
 import json
 import pathlib
 import re
@@ -43,11 +44,13 @@ def _plain_dict(*_: Any) -> dict[Any, Any]:
 # one here, the only kind that torch fills.
 HARMLESS = [
     argparse.Namespace, types.SimpleNamespace, datetime.date, datetime.datetime,
-    datetime.timedelta, datetime.timezone, torch.torch_version.TorchVersion, np.ndarray, np.dtype,
+    datetime.timedelta, datetime.timezone, decimal.Decimal, torch.torch_version.TorchVersion,
+    np.ndarray, np.dtype,
     *((pathlib.PurePath, f"{module}.{kind}") for module in ("pathlib", "pathlib._local")
       for kind in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")),
     (_plain_dict, "collections.defaultdict"),
-    *((kind, f"builtins.{kind.__name__}") for kind in (dict, float, int, list, str, tuple)),
+    *((kind, f"builtins.{kind.__name__}") for kind in (
+        dict, float, frozenset, int, list, str, tuple)),
     *(kind for name, kind in vars(np.dtypes).items() if name.endswith("DType")
       and name not in ("ObjectDType", "VoidDType", "StringDType")),
     *((getattr(np._core.multiarray, name), f"numpy.{core}.multiarray.{name}")

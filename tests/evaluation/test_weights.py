@@ -10,6 +10,7 @@ import tarfile
 import types
 import zipfile
 from collections import OrderedDict, defaultdict
+from decimal import Decimal
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
@@ -96,7 +97,8 @@ SAVED = {
         "history": {"loss": [1.0]}, "device": torch.device("cuda:0")},
     "beside paths of other systems": lambda m: {
         "paths": [PureWindowsPath("C:/a"), PurePosixPath("/a")], "model": m.state_dict(),
-        "options": types.SimpleNamespace(lr=0.1, at=datetime.UTC)},
+        "options": types.SimpleNamespace(lr=0.1, at=datetime.UTC),
+        "more": [frozenset({1}), Decimal("0.1")]},
     "beside a dictionary with a default": lambda m: {
         "model": m.state_dict(), "log": defaultdict(list, loss=[1.0]), "n": defaultdict(int, a=1)},
     "arrays": lambda m: {"net": {k: v.numpy() for k, v in m.state_dict().items()}, "epoch": 1},
@@ -238,6 +240,13 @@ def test_pickles_of_other_protocols_say_how_they_are_saved_anew(tmp_path, small,
     exec(str(caught.value).split("anew: ")[1].split(", and give")[0], {"torch": torch})
     found = find_weights(read_weights("weights.pth", EXPECTED, 10**6), small.state_dict())
     assert not found.problem
+
+
+@pytest.mark.parametrize("beside", [np.array([{}, None]), np.zeros(2, [("a", "f4")])])
+def test_arrays_of_other_things_are_objects_too(tmp_path, small, beside) -> None:
+    torch.save({"log": beside, "model": small.state_dict()}, tmp_path / "a.pth")
+    with pytest.raises(UserError, match="weights beside other objects, .*'model'.*, 'weights.pth'"):
+        read_weights(tmp_path / "a.pth", EXPECTED, 10**6)
 
 
 def _script(path: Path) -> None:
