@@ -13,8 +13,10 @@
    - outputs, params files and data of any name, relative, moved, linked: below,
      ``runs/test_archive.py``, ``runs/test_inputs.py``; the report: ``report/test_export.py``
 3. The machine's settings
-   - kernels of other interpreters, settings of IPython, Jupyter, matplotlib, Python, accelerate and
-     the locale, a home that cannot be written, umask: below
+   - kernels of other interpreters, settings of IPython, Jupyter, matplotlib, Python, accelerate,
+     diffusers, torch and the locale, files named like modules, a home that cannot be written, what
+     is left over of several processes, umask: below
+   - paths that no file can have, no folder for temporary files: ``config/test_files.py``
    - what make hands on: ``test_makefile.py``; locks, clocks: ``runs/test_lock.py``, below
    - other work on the same cores: below, and ``make bench``
 4. Real folders: ``data/test_images.py``, ``data/test_labels.py``, ``config/test_folders.py``,
