@@ -7,8 +7,13 @@ that needs no network does not wait for torch.
 
 from importlib import import_module
 
-from cddpm_core.config.environment import check_interpreter, wait_without_spinning
+from cddpm_core.config.environment import (
+    check_interpreter,
+    prefer_own_packages,
+    wait_without_spinning,
+)
 
+prefer_own_packages()
 check_interpreter()
 wait_without_spinning()
 

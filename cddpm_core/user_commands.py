@@ -39,7 +39,7 @@ def lab_command(more: Sequence[str]) -> int:
     # The kernel of this interpreter comes before one of the same name elsewhere.
     kernels = os.pathsep.join(filter(None, [f"{sys.prefix}/share/jupyter",
                                             os.environ.get("JUPYTER_PATH")]))
-    return subprocess.call([sys.executable, "-m", "jupyter", "lab", *root,
+    return subprocess.call([sys.executable, "-P", "-m", "jupyter", "lab", *root,
                             "--LabApp.default_url=/lab/tree/notebooks", *more],
                            cwd=project_root(),
                            env={**os.environ, **own_environment(), "JUPYTER_PATH": kernels})

@@ -13,8 +13,10 @@
    - outputs, params files and data of any name, relative, moved, linked: below,
      ``runs/test_archive.py``, ``runs/test_inputs.py``; the report: ``report/test_export.py``
 3. The machine's settings
-   - kernels of other interpreters, settings of IPython, Jupyter, matplotlib, Python, accelerate and
-     the locale, a home that cannot be written, umask: below
+   - kernels of other interpreters, settings of IPython, Jupyter, matplotlib, Python, accelerate,
+     diffusers, torch and the locale, files named like modules, a home that cannot be written, what
+     is left over of several processes, umask: below
+   - paths that no file can have, no folder for temporary files: ``config/test_files.py``
    - what make hands on: ``test_makefile.py``; locks, clocks: ``runs/test_lock.py``, below
    - other work on the same cores: below, and ``make bench``
 4. Real folders: ``data/test_images.py``, ``data/test_labels.py``, ``config/test_folders.py``,
@@ -51,6 +53,7 @@ from cddpm_core.scenes import compiled
 
 SESSION = ("from cddpm_core.runs.session import open_session\n\n"
            "s = open_session(globals())\nrun, p = s.run, s.params")
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 ODD = "My Drive [1] #2 50% 'q' \"資料\" {x} ~"
 
 
@@ -132,7 +135,8 @@ def test_a_program_that_does_not_say_where_it_writes_changes_nothing(tmp_path):
 
 
 def test_every_path_may_have_any_name(smoke, tmp_path):
-    """Outputs, run, params file and data, given relatively to where the command was typed."""
+    """Outputs, run, params file and data, given relatively to where the command was typed, and
+    where the system knows only ASCII."""
     shutil.copytree(smoke.folder, tmp_path / ODD / "outputs/第 1 次")
     shutil.copytree(smoke.cache, tmp_path / ODD / "outputs/cache")
     data = next((smoke.cache / "data").glob("train-*"))
@@ -142,7 +146,8 @@ def test_every_path_may_have_any_name(smoke, tmp_path):
     (tmp_path / ODD / "第 1 次.yaml").write_text(to_yaml(smoke.params().replace(run="")))
     done = subprocess.run([sys.executable, "-m", "cddpm_core", "stage", "data", "--params",
                            "第 1 次.yaml", "--data", "data set"], cwd=tmp_path / "link",
-                          env={**os.environ, OUTPUTS: "outputs"}, capture_output=True, text=True)
+                          env={**os.environ, OUTPUTS: "outputs", **ASCII}, capture_output=True,
+                          text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "outputs/第 1 次/data.ipynb"
     assert run.params().data == str(tmp_path / ODD / "data set")
@@ -168,8 +173,10 @@ STARTUP = ("DATA_ROOT = '/data'\nepochs = 50\nimport matplotlib\n"
 MATPLOTLIBRC = ("font.size: 25\naxes.facecolor: red\nsavefig.dpi: 30\nfigure.facecolor: yellow\n"
                 "savefig.transparent: True\nimage.cmap: hot\nbackend: TkAgg\n")
 SETTINGS = {
-    "MPLBACKEND": "nonsense", "LC_ALL": "C", "LANG": "de_DE.ISO-8859-1", "PYTHONUTF8": "0",
-    "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii", "PYTHONOPTIMIZE": "2",
+    **ASCII, "MPLBACKEND": "nonsense", "LANG": "de_DE.ISO-8859-1", "PYTHONIOENCODING": "ascii",
+    "PYTHONOPTIMIZE": "2", "USE_TF": "1", "USE_TORCH": "0", "USE_SAFETENSORS": "0",
+    "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1",
+    "GIT_DIR": "/nowhere", "PYPANDOC_PANDOC": "/nowhere", "SOURCE_DATE_EPOCH": "yesterday",
     "PYTHONWARNINGS": "error", "PYTHONHASHSEED": "7", "PYTHONDEVMODE": "1",
     "PYTHONUSERBASE": "/nowhere", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "many",
     "NUMBA_DISABLE_JIT": "1", "NUMBA_NUM_THREADS": "0", "ACCELERATE_LOG_LEVEL": "loud",
@@ -251,7 +258,7 @@ def test_jupyterlab_starts_this_interpreter_too(hostile, monkeypatch):
     assert main(["lab", "--no-browser"]) == 0
     (words, environment), = asked
     monkeypatch.undo()
-    done = subprocess.run([*words[:3], "kernelspec", "list", "--json"], env=environment,
+    done = subprocess.run([*words[:4], "kernelspec", "list", "--json"], env=environment,
                           capture_output=True, text=True)
     kernel = json.loads(done.stdout)["kernelspecs"]["python3"]
     assert kernel["resource_dir"] == f"{sys.prefix}/share/jupyter/kernels/python3"
@@ -291,6 +298,38 @@ def test_another_interpreter_says_what_it_lacks(words, tmp_path):
     assert "-m" not in words or len(said) == 1
 
 
+STRAY = ("random", "statistics", "torch", "yaml", "click", "numpy", "evaluate", "matplotlib")
+
+
+@pytest.mark.parametrize("where", ["where the command is typed", "PYTHONPATH"])
+def test_files_that_are_named_like_modules_are_not_meant(where, tmp_path):
+    folder = tmp_path if where != "PYTHONPATH" else tmp_path / "other"
+    folder.mkdir(exist_ok=True)
+    for name in STRAY:
+        (folder / f"{name}.py").write_text("raise SystemExit('stray')")
+    environment = {**os.environ, OUTPUTS: str(tmp_path / "outputs")}
+    done = subprocess.run([sys.executable, "-m", "cddpm_core", "stage", "nowhere"], cwd=tmp_path,
+                          env=environment | {"PYTHONPATH": str(folder)}, capture_output=True,
+                          text=True)
+    assert done.stderr.startswith("Error: stage: found 'nowhere'"), done.stderr
+    write_notebook(tmp_path / "a.ipynb", SESSION, "import random, yaml, torch, numpy, evaluator",
+                   "assert evaluator.OWN")
+    (tmp_path / "evaluator.py").write_text("OWN = True")
+    code = f"import os, papermill; os.environ['PYTHONPATH'] = {str(folder)!r}; " \
+           "papermill.execute_notebook('a.ipynb', 'outputs/mine/a.ipynb', progress_bar=False)"
+    done = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, env=environment,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_a_file_that_hides_a_package_is_named(tmp_path):
+    (tmp_path / "torch.py").touch()
+    done = subprocess.run([sys.executable, "-c", "import cddpm_core"], cwd=tmp_path, text=True,
+                          capture_output=True)
+    assert done.stderr.splitlines()[-1].endswith(
+        f"UserError: {tmp_path}/torch.py hides the package of this name, rename it")
+
+
 def test_files_of_a_submission_can_be_read_by_others(smoke_copy):
     before = os.umask(0o077)
     try:
@@ -313,6 +352,16 @@ def test_scenes_are_rendered_where_compiled_code_cannot_be_kept():
     names = {}
     exec(compile("def f(x):\n    return x + 1\n", "/proc/nowhere/a.py", "exec"), names)
     assert compiled.compiled(names["f"])(1) == 2
+
+
+@pytest.mark.parametrize(("more", "kept"), [({}, []), ({"MASTER_ADDR": "a"}, ["0", "2", "0"])])
+def test_what_is_left_over_of_several_processes_starts_none(more, kept):
+    code = "import os, sys\nfrom cddpm_core.config.environment import settle\nsettle()\n" \
+           "print([os.environ[key] for key in sys.argv[1:] if key in os.environ])"
+    left = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "OMPI_COMM_WORLD_SIZE": "4"}
+    done = subprocess.run([sys.executable, "-c", code, *left], env={**os.environ, **left, **more},
+                          capture_output=True, text=True)
+    assert done.stdout == f"{kept}\n", done.stderr
 
 
 @pytest.mark.parametrize(("given", "policy"), [

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
@@ -215,7 +216,7 @@ typed = numbers | st.text(max_size=8) | st.sampled_from([
     "[007, no]", "'a'", "# a", "a: b", "漢 {x}", "-p", "!!int 7", "&a 1", "\\n", "'\"\\"])
 
 
-@given(st.sampled_from(list(FIELDS)), typed, st.sampled_from(["-p", "-r", "-f", "-y"]))
+@given(st.sampled_from(list(FIELDS)), typed, st.sampled_from(["-p", "-r", "-f", "-y", "-b"]))
 @cases(100)
 def test_values_given_to_papermill(tmp_path_factory, key, text, option):
     """What is typed arrives as it is, or is refused in one sentence."""
@@ -223,10 +224,12 @@ def test_values_given_to_papermill(tmp_path_factory, key, text, option):
     nbformat.write(notebook(), folder / "a.ipynb")
     (folder / "a.yaml").write_text(f"{key}: {text}", encoding="utf-8", errors="ignore")
     read = {"-f": lambda: read_yaml(folder / "a.yaml"),
-            "-y": lambda: parse_yaml(f"{key}: {text}", "-y")}.get(option, lambda: {key: text})
+            "-y": lambda: parse_yaml(f"{key}: {text}", "-y"),
+            "-b": lambda: parse_yaml(f"{key}: {text}", "-b")}.get(option, lambda: {key: text})
     wanted = result_or_sentence(lambda: {name: coerce(name, value)
                                          for name, value in read().items()})
-    given = {"-f": [folder / "a.yaml"], "-y": [f"{key}: {text}"]}.get(option, [key, text])
+    given = {"-f": [folder / "a.yaml"], "-y": [f"{key}: {text}"],
+             "-b": [base64.b64encode(f"{key}: {text}".encode()).decode()]}.get(option, [key, text])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(NBClientEngine, "execute_managed_notebook", lambda *_, **__: None)
         done = CliRunner().invoke(papermill_command, [

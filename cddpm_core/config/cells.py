@@ -7,12 +7,14 @@ notebook's namespace holds is no parameter: a startup file may have put it there
 from __future__ import annotations
 
 import ast
+import json
+import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from cddpm_core.config.errors import UserError, shown
+from cddpm_core.config.files import read_text
 from cddpm_core.config.parameter import Checked, Parameter
 
 __all__ = ["INPUT_PATH", "OUTPUT_PATH", "cell_parameters"]
@@ -80,12 +82,17 @@ def _of_cells(namespace: Mapping[str, Any], kind: type[Checked]) -> dict[str, An
 
 
 def _cells_run(namespace: Mapping[str, Any]) -> list[str]:
-    """The cells that were run, the latest last; of a notebook as a script those in its file."""
-    if "get_ipython" in namespace:
-        return list(namespace["get_ipython"]().history_manager.input_hist_parsed)
-    if "__file__" in namespace:
-        return CELLS.split(Path(namespace["__file__"]).read_text(encoding="utf-8"))
-    return []
+    """The cells that were run, the latest last; of a notebook that is run as a file those in it."""
+    shell = namespace.get("get_ipython", lambda: None)()
+    cells = list(shell.history_manager.input_hist_parsed) if shell else []
+    file = namespace.get("__file__")
+    if not isinstance(file, str) or not os.path.isfile(file):
+        return cells
+    if not file.endswith(".ipynb"):  # a notebook as a script
+        return cells + CELLS.split(read_text(file))
+    return cells + [shell.transform_cell("".join(cell["source"])) if shell else
+                    "".join(cell["source"]) for cell in json.loads(read_text(file))["cells"]
+                    if cell["cell_type"] == "code"]
 
 
 def _assignments(cell: str, fields: Mapping[str, Parameter]) -> tuple[
@@ -95,6 +102,10 @@ def _assignments(cell: str, fields: Mapping[str, Parameter]) -> tuple[
         body = ast.parse(cell).body
     except SyntaxError:
         return {}, set(), ast.Pass()
+    match body:
+        case [ast.Expr(ast.Call(ast.Attribute(attr="run_cell_magic"), [
+                ast.Constant("time" | "capture"), _, ast.Constant(str(inside))]))]:
+            return _assignments(inside, fields)
     found, typed, other = {}, set(), None
     for node in body:
         match node:

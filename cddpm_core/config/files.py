@@ -22,7 +22,14 @@ __all__ = ["SCHEMA", "atomic", "check_schema", "project_root", "read_json", "rea
 
 SCHEMA = 1  # of the files of a run
 MAX_TEXT = 50_000_000  # bytes of a text file of an unknown source
-UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
+# What the user can do about an error of writing.
+MENDED_BY = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES,
+                     errno.EPERM), "free the disk or change its permissions"),
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG),
+                    "name another folder"),
+    **dict.fromkeys((errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT),
+                    "connect its disk again")}
 
 
 def project_root() -> Path:
@@ -70,10 +77,12 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
 def unwritable(error: OSError, path: str | Path) -> UserError | OSError:
     """Return a `UserError` for an error that the user can mend, a full disk say, else the error."""
-    if error.errno not in UNWRITABLE:
+    if error.errno == errno.ENOENT and not error.filename:  # as tempfile says it
+        return UserError(f"{error.strerror}; free the disk or set TMPDIR to another folder")
+    if error.errno not in MENDED_BY:
         return error
-    return UserError(f"{path}: cannot be written ({error.strerror}); free the disk or change its "
-                     "permissions, and give the same command again")
+    return UserError(f"{path}: cannot be written ({error.strerror}); {MENDED_BY[error.errno]}, and "
+                     "give the same command again")
 
 
 def check_schema(found: Mapping[str, Any], path: Path) -> None:
@@ -85,10 +94,11 @@ def check_schema(found: Mapping[str, Any], path: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if os.path.isdir(path):
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where it could not be written, there is nothing
+            path.unlink()
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -138,9 +138,14 @@ def find_by_name(folder: Path, names: Iterable[str], usual: Path) -> dict[str, P
 
 
 def _parts(path: str | Path) -> list[str]:
-    """The parts of a path in lower case, without the ending, whichever system wrote it."""
-    parts = [part for part in re.split(r"[\\/]", str(path).lower()) if part]
-    return [*parts[:-1], PurePath(parts[-1]).stem] if parts else [""]
+    """The parts of a path in lower case, without the ending, whichever system wrote it.
+
+    An ending may be there twice, where a system hides it.
+    """
+    *parts, name = [part for part in re.split(r"[\\/]", str(path).lower()) if part] or [""]
+    while name.endswith(PICTURES) and PurePath(name).stem != name:
+        name = PurePath(name).stem
+    return [*parts, name]
 
 
 def _alike(parts: Sequence[str], others: Sequence[str]) -> int:
@@ -150,15 +155,20 @@ def _alike(parts: Sequence[str], others: Sequence[str]) -> int:
 
 def archives(folder: Path) -> str:
     """Return the end of a sentence that names archives that are not unpacked, or nothing."""
-    found = sorted(path.name for path in files_in(folder) if path.suffix.lower() in ARCHIVES)
+    found = sorted(path.name for path in files_in(folder, DEPTH)
+                   if path.suffix.lower() in ARCHIVES and not re.search(
+                       r"\.(pt|pth|bin)\.", path.name.lower()))  # as torch's users call weights
     return f"; {', '.join(found[:3])} is not unpacked" if found else ""
 
 
 def elsewhere(folder: Path, name: str) -> str:
-    """Return the end of a sentence that says in which folder inside or above a file is instead."""
-    others = [path.parent for path in (folder.parent / name, *files_in(folder, DEPTH))
-              if path.name.lower() == name and path.exists()]
-    return (f", but there is one in {others[0]}" if others else "") + archives(folder)
+    """Return the end of a sentence that says where, inside or above a folder, a file is instead.
+
+    That is also one of another case, or with an ending more that a system hides.
+    """
+    others = [path for path in (folder.parent / name, *files_in(folder, DEPTH))
+              if path.name.lower().startswith(name) and path.exists()]
+    return (f", but there is {others[0]}" if others else "") + archives(folder)
 
 
 def by_number(path: Path) -> list[Any]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -100,9 +102,14 @@ def convert(value: Any, kind: Any) -> Any:
     """Return ``value`` as the type ``kind``, where YAML or a command line wrote another one.
 
     Text that is a number becomes one, whole floats become integers, nothing becomes empty text.
-    A boolean is never a number. A number or boolean is no text: YAML reads
-    0716 as 462, and no as false. Raises `ValueError` with what was expected.
+    Numbers and arrays of numpy are plain ones, and a path is its text. A boolean is never a number.
+    A number or boolean is no text: YAML reads 0716 as 462, and no as false. Raises `ValueError`
+    with what was expected.
     """
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    elif hasattr(value, "tolist"):
+        value = value.tolist()
     wanted = type_text(kind)
     if get_origin(kind) is list:
         if not isinstance(value, list | tuple):
@@ -162,7 +169,7 @@ def _how(parameter: Parameter, found: Any) -> str:
                 "with -f")
     if parameter.type == "list[str]":
         return "; write each in quotes"
-    if parameter.type == "str" and isinstance(found, bool | int | float):
+    if parameter.type == "str" and isinstance(found, bool | int | float | date):
         return (f"; it may not be what was typed: write it in quotes, or give it to papermill as "
                 f"-r {parameter.name} TEXT")
     return ""

@@ -103,11 +103,14 @@ def read_params(file: str, changes: Sequence[tuple[str, str]] = (), *, run: str 
                    f"{path} with -p" if changes else str(path))
 
 
-def absolute(given: str | list[str]) -> str | list[str]:
-    """Return a path, or each of a list of paths, made absolute; empty text stays empty."""
+def absolute(given: str | list[str], start: str | Path = "") -> str | list[str]:
+    """Return a path, or each of a list of paths, made absolute; empty text stays empty.
+
+    ``start`` is what it is relative to; empty: the working directory.
+    """
     if isinstance(given, list):
-        return [absolute(path) for path in given]
-    return str(typed_path(given).absolute()) if given else given
+        return [absolute(path, start) for path in given]
+    return str(Path(start, typed_path(given)).absolute()) if given else given
 
 
 def _value(key: str, text: str) -> Any:

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import io
+import decimal
 import json
 import pathlib
-import pickle
-import pickletools
 import re
+import types
 import warnings
-import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,22 +21,36 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from cddpm_core.config.errors import UserError, shown
+from cddpm_core.evaluation.unreadable import what_else
 
 __all__ = ["Weights", "find_weights", "mismatch", "read_weights", "safetensors_header",
            "state_dicts"]
 
 WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 BESIDE = {"n_averaged", "total_ops", "total_params"}  # what averaging and profilers add
-AVERAGED = {"ema", "swa", "average", "averaged"}
-USUAL_KEYS = ("model", "state_dict", "model_state_dict", "net", "network", "unet", "weights")
+AVERAGED = {"ema", "swa", "average", "averaged", "avg"}
 DEEP = 5  # dictionaries inside dictionaries that are looked into
-# Values that people save beside weights; none runs code. Numpy's are named as in versions 1 and 2.
+
+
+def _plain_dict(*_: Any) -> dict[Any, Any]:
+    return {}
+
+
+# Values that people save beside weights; none runs code. Numpy's are named as in versions 1 and 2,
+# paths as on other systems and in other versions of Python. A dictionary with a default is a plain
+# one here, the only kind that torch fills.
 HARMLESS = [
-    argparse.Namespace, pathlib.PosixPath, datetime.date, datetime.datetime, datetime.timedelta,
-    torch.torch_version.TorchVersion, np.ndarray, np.dtype,
+    argparse.Namespace, types.SimpleNamespace, datetime.date, datetime.datetime,
+    datetime.timedelta, datetime.timezone, decimal.Decimal, torch.torch_version.TorchVersion,
+    np.ndarray, np.dtype,
+    *((pathlib.PurePath, f"{module}.{kind}") for module in ("pathlib", "pathlib._local")
+      for kind in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")),
+    (_plain_dict, "collections.defaultdict"),
+    *((kind, f"builtins.{kind.__name__}") for kind in (
+        dict, float, frozenset, int, list, str, tuple)),
     *(kind for name, kind in vars(np.dtypes).items() if name.endswith("DType")
       and name not in ("ObjectDType", "VoidDType", "StringDType")),
     *((getattr(np._core.multiarray, name), f"numpy.{core}.multiarray.{name}")
@@ -83,7 +95,7 @@ def read_weights(path: str | Path, expected: str, max_bytes: int) -> Any:
     except UserError:
         raise
     except Exception as error:  # torch.load raises many types of errors for foreign bytes
-        raise UserError(f"{path}: found {_what_else(path, head, error)}, {expected}") from None
+        raise UserError(f"{path}: found {what_else(path, head, error)}, {expected}") from None
 
 
 def safetensors_header(path: str | Path) -> dict[str, Any]:
@@ -101,65 +113,6 @@ def safetensors_header(path: str | Path) -> dict[str, Any]:
 
 def _is_safetensors(head: bytes, size: int) -> bool:
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size
-
-
-def _what_else(path: Path, head: bytes, error: Exception) -> str:
-    """What a file is that cannot be loaded, and how a file is made of it that can."""
-    load, new = f"torch.load({path.name!r}, weights_only=False)", "'weights.pth'"
-    if not head:
-        return "an empty file"
-    if head.startswith(b"version https://git-lfs"):
-        return "a pointer of Git LFS instead of the file"
-    if re.match(rb"\s*<(!doctype|html)", head, re.IGNORECASE):
-        return "a web page, so its download failed"
-    if isinstance(error, SafetensorError):
-        return "a damaged safetensors file"
-    if "TorchScript" in str(error):
-        return (f"a TorchScript model; if you trust it, save its weights: model = torch.jit.load("
-                f"{path.name!r}); torch.save(model.state_dict(), {new}), and give that file")
-    if "legacy .tar" in str(error):
-        return (f"a tar archive; unpack it, or if torch before 0.4 wrote it and you trust it, save "
-                f"it anew: found = {load}; torch.save(found, {new}), and give that file")
-    if _pickled(path) == b"":
-        return "a zip archive; unpack it, and give the file in it"
-    if not isinstance(error, pickle.UnpicklingError) or "GLOBAL" not in str(error):
-        return "no checkpoint that torch can read"
-    key, is_model = _layout(path)
-    kind = "a whole pickled model" if is_model else "weights beside other objects"
-    line = (f"model = {load}{key}; torch.save(model.state_dict(), {new})" if is_model else
-            f"found = {load}; torch.save(found{key}, {new})")
-    return (f"{kind}, which would run code of the file when loaded; if you trust it, save the "
-            f"weights alone: {line}, and give that file")
-
-
-def _layout(path: Path) -> tuple[str, bool]:
-    """The index of the weights in a pickle, empty if they are all of it; whether it is a model."""
-    try:
-        if content := _pickled(path):
-            read = list(pickletools.genops(content))
-        else:
-            with open(path, "rb") as file:  # magic number, version and system come first
-                read = [list(pickletools.genops(file)) for _ in range(4)][-1]
-        ops = [(op.name, str(arg)) for op, arg, _ in read
-               if op.name not in ("PROTO", "FRAME", "BINPUT", "LONG_BINPUT", "MEMOIZE")]
-        is_dict = [name == "EMPTY_DICT" or arg == "collections OrderedDict" for name, arg in ops]
-        if is_dict[0]:
-            at = next(i for i, (_, arg) in enumerate(ops) if arg in USUAL_KEYS)
-            return f"[{ops[at][1]!r}]", not is_dict[at + 1]
-    except Exception:  # damaged, or no usual key
-        return "['model']", False
-    return "", True
-
-
-def _pickled(path: Path) -> bytes | None:
-    """The pickle in a zip file of torch, empty in another zip file, None in another file."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if name.endswith("data.pkl")]
-            with archive.open(names[0]) if names else io.BytesIO() as file:
-                return file.read(10**7)
-    except Exception:  # zipfile raises many types of errors for foreign bytes
-        return None
 
 
 def find_weights(content: Any, expected: Mapping[str, torch.Tensor], *,
@@ -212,6 +165,9 @@ def state_dicts(content: Any) -> Iterator[tuple[tuple[str, ...], dict[str, torch
             value = dict(enumerate(value))
         if not isinstance(value, Mapping):
             return
+        if not any(isinstance(tensor, torch.Tensor) for tensor in value.values()):
+            value = {name: torch.from_numpy(array) if isinstance(array, np.ndarray)
+                     and array.dtype.kind in "fi" else array for name, array in value.items()}
         plain = {".".join(part for part in name.split(".") if part not in WRAPPERS): tensor
                  for name, tensor in value.items()
                  if isinstance(name, str) and isinstance(tensor, torch.Tensor)

@@ -134,8 +134,12 @@ def _pipeline(source: Path, params: Params,
             return pipeline, at / "unet" / WEIGHTS[0], ""
     file = source
     if source.is_dir():
-        there = [at / name for at in (source / "unet", source) for name in WEIGHTS]
-        file = next((path for path in (*there, source / "checkpoint.pt") if path.exists()), None)
+        folders = [source / "unet_ema", source / "unet", source]
+        there = [at / name for at in folders for name in WEIGHTS] + [source / "checkpoint.pt"]
+        # In half precision, say: diffusers puts the name of a variant before the ending.
+        variant = WEIGHTS[0].replace(".", ".*.")
+        there += [path for at in folders for path in sorted(at.glob(variant))]
+        file = next((path for path in there if path.exists()), None)
         if file is None:
             raise UserError(f"{source}: a folder without a model, {EXPECTED}")
     from cddpm_core.evaluation.weights import read_weights

@@ -46,4 +46,4 @@ class Kernel(IPKernelApp):
 
 if __name__ == "__main__":
     settle(backend="")
-    Kernel.launch_instance(log_level="ERROR")
+    Kernel.launch_instance(log_level="ERROR", ignore_cwd=True)

@@ -35,7 +35,7 @@ def locked(folder: str | Path) -> Iterator[None]:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     about = folder / "holder.json"
-    lock = FileLock(folder / ".lock")
+    lock = FileLock(folder / ".lock", fallback_to_soft=False)  # the note below is the fallback
     me, here, hint = psutil.Process(), socket.gethostname(), "stop it"
     holder = None
     try:

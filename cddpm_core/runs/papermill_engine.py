@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 from nbformat import NotebookNode
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.iorw import papermill_io
@@ -32,7 +33,7 @@ class Refused(UserError, click.ClickException):
 
 class Engine(NBClientEngine):
     """Papermill's usual engine. A notebook of this package is prepared first, and runs in an
-    `OwnKernel` unless it asks for another kernel."""
+    `OwnKernel` unless it asks for another kernel that is there."""
 
     @classmethod
     def execute_notebook(cls, nb: NotebookNode, kernel_name: str, output_path: str | None = None,
@@ -45,11 +46,20 @@ class Engine(NBClientEngine):
                                write="open_session" in opens)
             except UserError as error:
                 raise Refused(str(error)) from None
-            if kernel_name == NATIVE:
+            if kernel_name == NATIVE or not _is_there(kernel_name):
                 from cddpm_core.runs.kernel import OwnKernel
 
                 options["kernel_manager_class"] = OwnKernel
         return super().execute_notebook(nb, kernel_name, output_path=output_path, **options)
+
+
+def _is_there(kernel_name: str) -> bool:
+    """Whether Jupyter knows a kernel: a notebook names the one of the machine that saved it."""
+    try:
+        KernelSpecManager().get_kernel_spec(kernel_name)
+    except NoSuchKernel:
+        return False
+    return True
 
 
 def _prepared(nb: NotebookNode, kernel_name: str, *, about_a_run: bool,
@@ -58,21 +68,31 @@ def _prepared(nb: NotebookNode, kernel_name: str, *, about_a_run: bool,
     from papermill.parameterize import parameterize_notebook
 
     from cddpm_core.config.cells import INPUT_PATH, OUTPUT_PATH
+    from cddpm_core.config.environment import OUTPUTS
+    from cddpm_core.config.presets import PATHS, absolute
     from cddpm_core.config.progress import HEADLESS
     from cddpm_core.config.schema import coerce
+    from cddpm_core.config.score_params import PATHS as SCORE_PATHS
     from cddpm_core.config.score_params import ScoreParams
     from cddpm_core.runs.run import Run, run_name
 
-    about = nb.metadata.papermill
-    given = {key: value for key, value in {**about.get("parameters", {}), **_as_typed()}.items()
+    about, start = nb.metadata.papermill, _start()
+    given = {key: value for key, value in {**about.get("parameters", {}),
+                                           **_as_typed(start)}.items()
              if not key.startswith("PAPERMILL_")}
-    output = _absolute(about.get("output_path"))
+    output = _absolute(about.get("output_path"), start)
+    if start != os.getcwd() and os.environ.get(OUTPUTS):
+        os.environ[OUTPUTS] = absolute(os.environ[OUTPUTS], start)
     if about_a_run:
         given = {key: coerce(key, value) for key, value in given.items()}
         if given.get("run") or output and _names_no_run(nb):
             Run(run_name(given.get("run", ""), output, write=write))
     else:
         ScoreParams(**given)
+    for key in (PATHS if about_a_run else (*SCORE_PATHS, "out")) if start != os.getcwd() else ():
+        if given.get(key) and (about_a_run or key == "out" or os.path.exists(
+                absolute(given[key], start))):
+            given[key] = absolute(given[key], start)
     if output and "://" not in output:
         Path(output).parent.mkdir(parents=True, exist_ok=True)
     if HEADLESS not in os.environ:  # a stage is told its run
@@ -88,7 +108,7 @@ def _names_no_run(nb: NotebookNode) -> bool:
     return bool(re.search(r"""^run\b[^=]*=\s*(""|'')""", "\n".join(first), re.MULTILINE))
 
 
-def _as_typed() -> Mapping[str, Any]:
+def _as_typed(start: str) -> Mapping[str, Any]:
     """What the command line of papermill was given, before papermill made numbers of it."""
     from cddpm_core.config.presets import parse_yaml, read_yaml
 
@@ -100,20 +120,27 @@ def _as_typed() -> Mapping[str, Any]:
     for text in options["parameters_base64"]:
         found |= parse_yaml(base64.b64decode(text).decode(), "-b")
     for file in options["parameters_file"]:
-        found |= read_yaml(file)
+        found |= (parse_yaml(papermill_io.read(file), file) if "://" in file else
+                  read_yaml(Path(start, file)))
     for text in options["parameters_yaml"]:
         found |= parse_yaml(text, "-y")
     return found | dict(options["parameters"]) | dict(options["parameters_raw"])
 
 
-def _absolute(output: str | None) -> str | None:
-    """The path of the output from where papermill was started; None for no file of this machine."""
-    if not output or output == "-" or "://" in output:
-        return output if output and "://" in output else None
-    handler = papermill_io.get_handler(output)
+def _start() -> str:
+    """Where papermill was started, whichever --cwd the notebook has."""
+    handler = papermill_io.get_handler("a.ipynb")
     start = handler.cwd(None)  # the handler knows it, and gives it away only in exchange
     handler.cwd(start)
-    return str(Path(start or os.getcwd(), output))
+    return start or os.getcwd()
+
+
+def _absolute(output: str | None, start: str) -> str | None:
+    """The path or address of the output; None if there is none, as for ``/dev/null``."""
+    if not output or output == "-" or "://" in output:
+        return output if output and "://" in output else None
+    path = Path(start, output)
+    return None if path.exists() and not path.is_file() else str(path)
 
 
 papermill_engines.register(None, Engine)  # the engine that papermill takes if none is named

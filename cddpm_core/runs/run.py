@@ -183,7 +183,10 @@ def run_name(given: str, output: str | None = None, *, write: bool = True) -> st
         return given
     if output:
         folder, outputs = Path(output).parent, Run(DEFAULT_RUN).outputs.resolve()
-        if folder.resolve() not in (outputs, *outputs.parents):
+        there = folder.resolve()
+        if there.parent == outputs != folder.parent.resolve():
+            return there.name  # a link to the folder of a run
+        if there not in (outputs, *outputs.parents, project_root().resolve() / "notebooks"):
             return folder.name
     if not write or not output and not headless():
         return DEFAULT_RUN

@@ -107,7 +107,7 @@ def launch(run: Run, params: Params) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"{run.name}.yaml"
         file.write_text(to_yaml(params.replace(run=run.name)), encoding="utf-8")
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
+        command = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone",
                    f"--nproc-per-node={params.num_processes}", "-m", "cddpm_core", "train",
                    "--params", str(file)]
         with subprocess.Popen(command, cwd=project_root(), stdout=subprocess.PIPE,

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import nbformat
 import pytest
 from conftest import ROOT
 from IPython.core.interactiveshell import InteractiveShell
@@ -63,6 +64,8 @@ INJECTED = "# Parameters\nepochs = 7\n"
      {"run": "b"}),
     ([PARAMETERS + "\nimport math  # for a cell of my own\nprint('hello')"], {}),
     (["%precision 3\n" + PARAMETERS], {}),
+    (["%%time\n" + PARAMETERS, INJECTED], {"epochs": 7}),
+    ([PARAMETERS, "%%timeit -n1 -r1\nepochs: int = 3"], {}),
     ([PARAMETERS, 'run = "mine"\nseed = 5'], {}),
     ([PARAMETERS, "seed: int = 3"], {"seed": 3}),
     ([PARAMETERS, "def f(seed: int = 3): pass", "try:\n    seed: int = 4\nfinally: pass"], {}),
@@ -77,6 +80,18 @@ def test_a_parameters_cell_need_not_give_types(shell, first):
     assert shell(first)["run"] == "mine"
     assert shell(INJECTED)["epochs"] == 7
     assert shell(first.replace("mine", "other"))["run"] == "other"
+
+
+def test_a_notebook_that_ipython_runs_as_a_file_has_its_parameters_in_it(shell, tmp_path):
+    """As by %run and `ipython a.ipynb`, which put no cell into the history."""
+    nbformat.write(nbformat.v4.new_notebook(cells=[
+        nbformat.v4.new_markdown_cell("run: str"), *map(nbformat.v4.new_code_cell, (
+            "%precision 3\n" + PARAMETERS, "# Parameters\nepochs = 7",
+            "found = find(globals())"))]), tmp_path / "a.ipynb")
+    here = PARAMETERS.replace('run: str = ""', 'run: str = "here"')
+    assert shell(here)["run"] == "here"
+    assert shell(f"%run {tmp_path / 'a.ipynb'}", "assert found[0]['epochs'] == 7 and not "
+                 "found[0]['run']")["run"] == "here"
 
 
 def test_what_a_startup_file_defines_is_no_parameter(shell):
@@ -115,12 +130,14 @@ def test_papermills_paths_stand_beside_the_parameters():
     assert found == ({"run": "a"}, {"PAPERMILL_OUTPUT_PATH": "b"})
 
 
-def test_a_notebook_as_a_script_has_its_parameters_in_its_file(tmp_path):
+@pytest.mark.parametrize("program", [[], ["-m", "IPython"]])
+def test_a_notebook_as_a_script_has_its_parameters_in_its_file(tmp_path, program):
     (tmp_path / "script.py").write_text(
         f"#!/usr/bin/env python\n# coding: utf-8\n\n# # Title\n\n# In[1]:\n\n\n{PARAMETERS}\n\n\n"
-        "# In[2]:\n\n\nfrom cddpm_core.config.cells import cell_parameters\n"
+        "# In[2]:\n\n\nfrom IPython import get_ipython\n"
+        "from cddpm_core.config.cells import cell_parameters\n"
         "from cddpm_core.config.schema import Params\n\n"
         "print(cell_parameters(globals(), Params)[0])\n\n\n# In[ ]:\n\n\nseed = 5\n")
-    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True,
-                          text=True, env={"PYTHONPATH": str(ROOT)})
-    assert done.stdout == f"{DEFAULTS}\n", done.stderr
+    done = subprocess.run([sys.executable, *program, "script.py"], cwd=tmp_path, text=True,
+                          capture_output=True, env={"PYTHONPATH": str(ROOT), "TERM": "dumb"})
+    assert done.stdout.splitlines()[-1] == f"{DEFAULTS}", done.stderr

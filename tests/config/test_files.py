@@ -1,12 +1,20 @@
 import json
 import os
+import tempfile
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cddpm_core.config.errors import UserError
-from cddpm_core.config.files import atomic, read_json, read_text, remove_leftovers, write_json
+from cddpm_core.config.files import (
+    atomic,
+    read_json,
+    read_text,
+    remove_leftovers,
+    unwritable,
+    write_json,
+)
 
 
 def test_atomic_writes_whole_files(tmp_path):
@@ -53,10 +61,32 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.replace", full)
-    said = r"a\.txt: cannot be written \(No space left on device\)"
+    said = r"a\.txt: cannot be written \(No space left on device\); free the disk or change"
     with pytest.raises(UserError, match=said), atomic(tmp_path / "a.txt") as temporary:
         temporary.write_text("new")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("path", "words"), [
+    ("file/a.txt", "File exists|Not a directory"), ("file/b/a.txt", "Not a directory"),
+    ("circle/a.txt", "Too many levels of symbolic links|File exists"),
+    ("x" * 300, "File name too long")])
+def test_a_path_that_no_file_can_have_is_one_sentence(tmp_path, path, words):
+    (tmp_path / "file").touch()
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(UserError, match=f"cannot be written .({words}).*; name another folder"), (
+            atomic(tmp_path / path)) as temporary:
+        temporary.write_text("new")
+
+
+def test_no_folder_for_temporary_files_is_one_sentence(monkeypatch):
+    monkeypatch.setattr(tempfile, "_get_candidate_names", lambda: iter(["a"]))
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc/nowhere"])
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    with pytest.raises(FileNotFoundError) as caught:
+        tempfile.mkdtemp()
+    said = str(unwritable(caught.value, "outputs"))
+    assert said.startswith("No usable temporary directory found in ") and "TMPDIR" in said
 
 
 def test_files_of_a_folder_are_renamed_one_by_one(tmp_path):

@@ -71,7 +71,7 @@ NAMED = ["CLEVR_train_000000_0.png", "CLEVR_train_000000_1.png"]
                                    "C:\\\\lab\\\\iclevr\\\\{}", "/home/me/lab/iclevr/{}"])
 @pytest.mark.parametrize("change", [
     str, str.upper, str.lower, lambda name: name.replace(".png", ".PNG"),
-    lambda name: name.replace(".png", ".jpeg")])
+    lambda name: name.replace(".png", ".jpeg"), lambda name: f"{name}.PNG"])
 def test_pictures_are_found_whatever_their_names_are_like(tmp_path, there, asked, change):
     files = [there.format(change(name)) for name in NAMED]
     make(tmp_path, *files, "train.json", "CLEVR_train_000000_0.txt", *ADDED)

@@ -278,7 +278,9 @@ def test_missing_images_are_left_out_if_asked(folder):
     assert found.conditions == [tuple(LABELS[first]), tuple(LABELS[third])]
     assert found.fingerprint["images"] == 2 and found.positions.shape == (2, 24, 2)
     shutil.rmtree(folder / "iclevr")
-    (folder / "iclevr.zip").touch()
+    (folder / "lab").mkdir()
+    for name in ("lab/iclevr.zip", "lab/checkpoint.pth.tar"):
+        (folder / name).touch()
     with pytest.raises(UserError, match="3 of the 3 images .*; iclevr.zip is not unpacked$"):
         IclevrDataset(folder, missing="skip")
 
@@ -296,11 +298,16 @@ def test_a_folder_that_is_not_there_is_one_sentence(tmp_path):
         check_folder(tmp_path)
     (tmp_path / "set/lab").mkdir()
     (tmp_path / "set/lab/train.json").touch()
-    with pytest.raises(UserError, match="no such file, but there is one in .*/set/lab$"):
+    with pytest.raises(UserError, match="no such file, but there is .*/set/lab/train.json$"):
         check_folder(tmp_path / "set")
     (tmp_path / "set/lab/iclevr").mkdir()
-    with pytest.raises(UserError, match="no such file, but there is one in .*/set/lab$"):
+    with pytest.raises(UserError, match="no such file, but there is .*/set/lab/train.json$"):
         check_folder(tmp_path / "set/lab/iclevr")
+    for name in ("Train.JSON", "train.json.txt"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+        with pytest.raises(UserError, match=f"train.json: no such file, but there is .*/{name}$"):
+            check_folder(tmp_path / name)
 
 
 def test_two_images_of_one_name_and_two_names_of_one_image_are_one_sentence(folder):

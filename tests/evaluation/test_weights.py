@@ -7,9 +7,11 @@ import copy
 import datetime
 import pickle
 import tarfile
+import types
 import zipfile
-from collections import OrderedDict
-from pathlib import Path
+from collections import OrderedDict, defaultdict
+from decimal import Decimal
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 import pytest
@@ -93,6 +95,13 @@ SAVED = {
         "args": argparse.Namespace(lr=0.1, out=Path("a/b")), "weights": m.state_dict(),
         "torch": torch.__version__, "at": datetime.datetime.now(), "set": {1, 2},
         "history": {"loss": [1.0]}, "device": torch.device("cuda:0")},
+    "beside paths of other systems": lambda m: {
+        "paths": [PureWindowsPath("C:/a"), PurePosixPath("/a")], "model": m.state_dict(),
+        "options": types.SimpleNamespace(lr=0.1, at=datetime.UTC),
+        "more": [frozenset({1}), Decimal("0.1")]},
+    "beside a dictionary with a default": lambda m: {
+        "model": m.state_dict(), "log": defaultdict(list, loss=[1.0]), "n": defaultdict(int, a=1)},
+    "arrays": lambda m: {"net": {k: v.numpy() for k, v in m.state_dict().items()}, "epoch": 1},
     "half": lambda m: {"model": copy.deepcopy(m).half().state_dict()},
     "bfloat16": lambda m: copy.deepcopy(m).bfloat16().state_dict(),
     "double": lambda m: copy.deepcopy(m).double().state_dict(),
@@ -165,10 +174,13 @@ def changed(path: Path, change) -> None:
 
 @pytest.mark.parametrize(("old", "new"), [
     (b"numpy._core.multiarray", b"numpy.core.multiarray"),  # as numpy 1 writes it
+    (b"pathlib\nPurePosixPath", b"pathlib._local\nPosixPath"),  # as Python 3.13 writes it
+    (b"pathlib\nPurePosixPath", b"pathlib\nWindowsPath"),
     (b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:1")])
 def test_weights_of_another_machine(tmp_path, small, old, new) -> None:
     path = tmp_path / "a.pth"
-    torch.save({"model": small.state_dict(), "a": np.float64(0.5), "b": np.arange(2)}, path)
+    torch.save({"model": small.state_dict(), "a": np.float64(0.5), "b": np.arange(2),
+                "c": PurePosixPath("a")}, path)
 
     def change(content: bytes) -> bytes:
         assert old in content
@@ -214,6 +226,29 @@ def test_what_is_not_loaded_says_how_it_is_saved_anew(tmp_path, small, content, 
     assert not found.problem
 
 
+@pytest.mark.parametrize(("save", "words"), [
+    (lambda content, path: torch.save(content, path, pickle_protocol=4), "a later protocol of "),
+    (lambda content, path: torch.save(content, path, pickle_protocol=5), "a later protocol of "),
+    *((lambda content, path, protocol=protocol: path.write_bytes(pickle.dumps(content, protocol)),
+       "a plain pickle; if you trust it") for protocol in range(6))])
+def test_pickles_of_other_protocols_say_how_they_are_saved_anew(tmp_path, small, save, words,
+                                                                monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save({"model": small.state_dict(), "epoch": 1}, tmp_path / "a.pth")
+    with pytest.raises(UserError, match=words) as caught:
+        read_weights("a.pth", EXPECTED, 10**6)
+    exec(str(caught.value).split("anew: ")[1].split(", and give")[0], {"torch": torch})
+    found = find_weights(read_weights("weights.pth", EXPECTED, 10**6), small.state_dict())
+    assert not found.problem
+
+
+@pytest.mark.parametrize("beside", [np.array([{}, None]), np.zeros(2, [("a", "f4")])])
+def test_arrays_of_other_things_are_objects_too(tmp_path, small, beside) -> None:
+    torch.save({"log": beside, "model": small.state_dict()}, tmp_path / "a.pth")
+    with pytest.raises(UserError, match="weights beside other objects, .*'model'.*, 'weights.pth'"):
+        read_weights(tmp_path / "a.pth", EXPECTED, 10**6)
+
+
 def _script(path: Path) -> None:
     torch.jit.save(torch.jit.trace(Small().eval(), torch.zeros(1, 3, 8, 8)), path)
 
@@ -238,7 +273,7 @@ def _zip(path: Path) -> None:
     (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1"),
      "found a pointer of Git LFS"),
     (lambda path: path.write_bytes(b"x" * 10**6 + b"x"), "found 1,000,001 bytes"),
-    (lambda path: path.write_bytes(pickle.dumps({"a": 1})), "no checkpoint that torch can read"),
+    (lambda path: path.write_bytes(pickle.dumps({"a": 1}) + b"x"), "found no checkpoint that to"),
     (_zip, "a zip archive; unpack it"),
     (_tar, "a tar archive; unpack it"),
     (_script, "a TorchScript model; if you trust it, save its weights: model = torch.jit.load"),

@@ -134,6 +134,8 @@ def test_the_originals_network_computes_the_same(outputs, small, theirs, tmp_pat
 @pytest.mark.parametrize("save", [
     lambda unet, folder: unet.save_pretrained(folder),
     lambda unet, folder: unet.save_pretrained(folder, safe_serialization=False),
+    lambda unet, folder: unet.save_pretrained(folder, variant="fp16"),
+    lambda unet, folder: unet.save_pretrained(folder / "unet_ema"),
     lambda unet, folder: DDPMPipeline(unet, DDPMScheduler()).save_pretrained(folder)])
 def test_a_folder_of_diffusers(outputs, small, theirs, tmp_path, save):
     save(theirs, tmp_path / "saved")

@@ -67,11 +67,11 @@ def test_a_child_shares_the_folder_and_leaves_it_held(tmp_path):
     assert not (tmp_path / "holder.json").exists()
 
 
-@pytest.fixture
-def no_locks(monkeypatch):
+@pytest.fixture(params=["ENOLCK", "ENOSYS", "EOPNOTSUPP", "EINVAL"])
+def no_locks(monkeypatch, request):
     """A file system that cannot lock files."""
     def refuse(*_):
-        raise OSError(errno.ENOLCK, "No locks available")
+        raise OSError(getattr(errno, request.param), "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
 

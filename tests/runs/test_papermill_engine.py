@@ -2,8 +2,10 @@
 
 import base64
 import os
+from datetime import date
 
 import nbformat
+import numpy as np
 import papermill
 import pytest
 from click.testing import CliRunner
@@ -14,7 +16,9 @@ from papermill.iorw import papermill_io
 from cddpm_core.config.cells import cell_parameters
 from cddpm_core.config.errors import UserError
 from cddpm_core.config.schema import Params, resolve
-from cddpm_core.runs.run import OUTPUTS
+from cddpm_core.runs import run as runs_run
+from cddpm_core.runs.kernel import OwnKernel
+from cddpm_core.runs.run import OUTPUTS, run_name
 
 CODE = "from cddpm_core.runs.session import open_session\n\nsession = open_session(globals())"
 
@@ -108,6 +112,7 @@ def test_the_command_line_prints_the_sentence_alone(folder):
     ({"student_id": 236689}, "expected str, found 236689; it may not be what was typed: write it "
                              "in quotes, or give it to papermill as -r student_id TEXT"),
     ({"language": False}, "expected str, found False; it may not be"),
+    ({"date": date(2026, 1, 5)}, "found datetime.date(2026, 1, 5); it may not be what was typed"),
     ({"runs": [7]}, "runs: expected str, found 7; write each in quotes"),
     ({"epochz": 2}, "unknown parameter 'epochz'")])
 def test_what_python_gives_is_checked_too(folder, parameters, sentence):
@@ -135,15 +140,59 @@ def test_the_run_is_known_however_papermill_is_called(folder, output):
         assert os.path.basename(os.path.dirname(written)) == name
 
 
-def test_a_path_is_relative_to_where_it_was_typed(folder):
+def test_a_path_is_relative_to_where_it_was_typed(folder, monkeypatch):
     (folder / "notebooks").mkdir()
-    assert run("outputs/mine/a.ipynb", "--cwd", "notebooks").exit_code == 0
-    written = found_in("outputs/mine/a.ipynb")[1]["PAPERMILL_OUTPUT_PATH"]
-    assert written == str(folder / "outputs/mine/a.ipynb")
+    (folder / "given.yaml").write_text("data: ../ic")
+    assert run("outputs/mine/a.ipynb", "--cwd", "notebooks", "-f", "given.yaml").exit_code == 0
+    values, paths = found_in("outputs/mine/a.ipynb")
+    assert paths["PAPERMILL_OUTPUT_PATH"] == str(folder / "outputs/mine/a.ipynb")
+    assert values["data"] == str(folder / "../ic")
+    assert os.environ[OUTPUTS] == str(folder / "outputs")
+    nbformat.write(notebook(CODE.replace("open_session", "score_params")), "a.ipynb")
+    assert run("b.ipynb", "--cwd", "notebooks", "-p", "images", "given.yaml", "-p", "out", "o",
+               "-p", "conditions", "test").exit_code == 0
+    made = "".join(cell.source for cell in nbformat.read("b.ipynb", 4).cells)
+    assert f'images = "{folder}/given.yaml"' in made and f'out = "{folder}/o"' in made
+    assert 'conditions = "test"' in made
 
 
-@pytest.mark.parametrize("output", ["a2.ipynb", "outputs/a.ipynb", "./a2.ipynb"])
-def test_a_folder_that_cannot_be_a_run_is_one_sentence(folder, output):
+def test_a_link_to_the_folder_of_a_run_is_that_run(folder):
+    for name in ("elsewhere", "outputs/mine"):
+        (folder / name).mkdir(parents=True)
+    (folder / "here").symlink_to("outputs/mine")
+    (folder / "outputs/big").symlink_to(folder / "elsewhere")
+    assert run_name("", str(folder / "here/a.ipynb")) == "mine"
+    assert run_name("", str(folder / "outputs/big/a.ipynb")) == "big"
+
+
+def test_values_of_numpy_and_paths_are_plain_ones(folder):
+    papermill.execute_notebook("a.ipynb", "outputs/mine/a.ipynb", {
+        "data": folder / "ic", "epochs": np.int64(3), "learning_rate": np.float32(0.5),
+        "in_memory": np.bool_(False), "sweep_steps": np.array([5, 9]),
+        "font_paths": [folder / "a"]})
+    params = params_in("outputs/mine/a.ipynb")
+    assert (params.data, params.epochs, params.learning_rate) == (str(folder / "ic"), 3, 0.5)
+    assert params.in_memory is False and params.sweep_steps == [5, 9]
+    assert params.font_paths == [str(folder / "a")]
+
+
+def test_a_kernel_that_only_another_machine_has_is_this_interpreter(folder, monkeypatch):
+    asked = []
+    monkeypatch.setattr(NBClientEngine, "execute_managed_notebook",
+                        lambda nb_man, kernel_name, **options: asked.append(
+                            options.get("kernel_manager_class")))
+    made = nbformat.read("a.ipynb", 4)
+    for name in ("conda-env-lab-py", "python3"):
+        made.metadata.kernelspec.name = name
+        nbformat.write(made, "a.ipynb")
+        assert run("outputs/mine/a.ipynb").exit_code == 0
+    assert asked == [OwnKernel, OwnKernel]
+
+
+@pytest.mark.parametrize("output", ["a2.ipynb", "outputs/a.ipynb", "./a2.ipynb",
+                                    "notebooks/a2.ipynb"])
+def test_a_folder_that_cannot_be_a_run_is_one_sentence(folder, output, monkeypatch):
+    monkeypatch.setattr(runs_run, "project_root", lambda: folder)
     done = run(output)
     assert done.exit_code and "run: expected a name, for" in done.output
     assert "give papermill -p run NAME" in done.output and not (folder / output).exists()
@@ -162,8 +211,12 @@ def test_a_place_that_is_no_folder_names_the_run_too(folder, monkeypatch):
     assert written and not (folder / "s3:").exists()
 
 
-def test_without_a_file_there_is_no_path(folder):
+def test_without_a_file_there_is_no_path(folder, monkeypatch):
     assert run("-").exit_code == 0
+    asked = []
+    monkeypatch.setattr(NBClientEngine, "execute_managed_notebook", lambda nb_man, *_, **__:
+                        asked.append("".join(cell.source for cell in nb_man.nb.cells)))
+    assert run("/dev/null").exit_code == 0 and "PAPERMILL_OUTPUT_PATH" not in asked[0]
     made = papermill.execute_notebook("a.ipynb", None)
     assert "PAPERMILL_OUTPUT_PATH" not in "".join(cell.source for cell in made.cells)
     papermill.execute_notebook(notebook(), "outputs/mine/a.ipynb")
