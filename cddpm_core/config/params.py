@@ -155,10 +155,10 @@ class Params(Checked):
                               "decay of the moving average (EMA) of the weights; 0: none")
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = key(
         "auto", "training", "weights",
-        "arithmetic; auto: bfloat16 if the device has it, float16 on other GPUs, else float32")
+        "auto: bfloat16, on a GPU without it float16, else float32")
     compile: Literal["auto", "yes", "no"] = key(
         "auto", "training", "nothing",
-        "torch.compile, which takes minutes; auto: on a GPU, for 5,000 steps and more")
+        "use torch.compile, which takes minutes; auto: long trainings on a GPU")
     evaluate_every: int = key(1, "training", "report",
                               "epochs between evaluations during training; 0: only at the end",
                               low=0, high=MANY)
@@ -166,7 +166,7 @@ class Params(Checked):
                                     low=0, high=MANY)
     report_to: Literal["none", "tensorboard", "wandb"] = key(
         "none", "training", "nothing",
-        "tracker that is also sent the training curves and sampled images; wandb: over the network")
+        "tracker of curves and images; wandb: over the network")
     max_steps: int = key(0, "training", "length",
                          "stop after this many steps, to be resumed later; 0: no limit",
                          low=0, high=10**9)

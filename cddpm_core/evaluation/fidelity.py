@@ -16,10 +16,11 @@ from torch import nn
 from torch.nn import functional
 
 from cddpm_core.config.seeds import numpy_generator, stream_seed, torch_generator
+from cddpm_core.data.dataset import IclevrDataset
 from cddpm_core.evaluation.evaluator import Evaluator
 
-__all__ = ["LEVELS", "diversity", "fidelity", "kernel_distance", "mean_distance", "sharpness",
-           "two_sample", "two_sets"]
+__all__ = ["LEVELS", "diversity", "expected_sharpness", "fidelity", "kernel_distance",
+           "mean_distance", "sharpness", "two_sample", "two_sets"]
 
 LEVELS = 127.5  # of 255, in a unit of images in [-1, 1]
 FOLDS = 2  # of the two-sample test
@@ -83,6 +84,21 @@ def sharpness(images: torch.Tensor) -> float:
     along_y, along_x = torch.gradient(LEVELS * images, dim=(2, 3))
     length = (along_y.square() + along_x.square()).sum(1).sqrt()
     return float(length.flatten(1).quantile(0.99, dim=1).mean())
+
+
+def expected_sharpness(dataset: IclevrDataset, conditions: Sequence[Sequence[str]],
+                       most: int = 64) -> float:
+    """Return the `sharpness` of training images with as many objects as the conditions have.
+
+    Of each number of objects up to ``most`` images are taken, spaced over the set. Without such
+    images of a number those of any number take their place.
+    """
+    sizes, wanted = np.array([len(c) for c in dataset.conditions]), [len(c) for c in conditions]
+    found = {}
+    for size in set(wanted):
+        rows = np.flatnonzero(sizes == size) if size in sizes else np.arange(len(sizes))
+        found[size] = sharpness(dataset.batch(rows[::-(-len(rows) // most)])[0])
+    return float(np.mean([found[size] for size in wanted]))
 
 
 def mean_distance(images: torch.Tensor) -> float:

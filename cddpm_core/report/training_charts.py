@@ -35,28 +35,33 @@ def _plot_loss(axis: Any, history: Sequence[Mapping[str, Any]], label: str | Non
     axis.set(title="Training loss", xlabel="epoch", ylabel="weighted squared error")
 
 
-def _plot_accuracy(axis: Any, history: Sequence[Mapping[str, Any]], metric: str,
-                   label: str) -> None:
+def _plot_accuracy(axis: Any, history: Sequence[Mapping[str, Any]], label: str) -> None:
     lines = [line for line in history if "test" in line]
-    axis.plot([line["epoch"] for line in lines], [line["test"][metric] for line in lines],
+    axis.plot([line["epoch"] for line in lines], [line["test"]["micro"] for line in lines],
               marker="o", markersize=3, label=label)
     axis.update_datalim([(0, 0)])  # the axis starts at epoch 0 even with a single accuracy
     axis.autoscale_view()
-    axis.set(title="Accuracy on test", xlabel="epoch", ylim=(0, 1))
+    axis.set(title="Accuracy on test (micro)", xlabel="epoch", ylim=(0, 1))
 
 
 @captioned(
     "training_curves",
-    "Training loss, accuracy on test and images per second over the epochs",
-    "Training loss (faint: as logged; bold: moving average), accuracy of the weights that "
-    "are kept on test.json, and speed.")
+    "Training loss and images per second over the epochs, accuracy and sharpness over the time",
+    "Training loss (faint: as logged; bold: moving average); accuracy on test.json of the weights "
+    "that are kept, and sharpness of these images relative to training images with as many "
+    "objects, against the time spent on training steps; speed.")
 @styled
 def training_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
-    """Return loss, accuracy and speed over the epochs, from the lines of ``history.jsonl``."""
+    """Return loss, accuracy, sharpness and speed, from the lines of ``history.jsonl``."""
     figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 2.3))
     _plot_loss(axes[0], history)
-    for metric in ("micro", "macro"):
-        _plot_accuracy(axes[1], history, metric, metric)
+    lines = [line for line in history if "test" in line]
+    for metric in ("micro", "macro", "sharpness"):
+        axes[1].plot([line["seconds"] / 60 for line in lines if metric in line["test"]],
+                     [line["test"][metric] for line in lines if metric in line["test"]],
+                     marker="o", markersize=3, label=metric)
+    axes[1].set(title="Accuracy and sharpness on test", xlabel="minutes of training",
+                xlim=(0, None), ylim=(0, None))
     axes[1].legend()
     lines = [line for line in history if "loss" in line]
     axes[2].plot([line["epoch"] for line in lines],
@@ -85,8 +90,7 @@ def experiment_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> F
         axis.set_prop_cycle(looks)
     for name, history in histories.items():
         _plot_loss(axes[0], history, name)
-        _plot_accuracy(axes[1], history, "micro", name)
-    axes[1].set_title("Accuracy on test (micro)")
+        _plot_accuracy(axes[1], history, name)
     figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=columns)
     return figure
 

@@ -57,7 +57,7 @@ def train_in(run: Run, params: Params, dataset: IclevrDataset, evaluator: Evalua
             if not (run / "checkpoint.pt").exists():
                 run.write_params(params)
         result = train(params, dataset, run.folder, watch=watch, accelerator=accelerator,
-                       evaluate=periodic_evaluation(run, params, evaluator, accelerator))
+                       evaluate=periodic_evaluation(run, params, dataset, evaluator, accelerator))
         if first:
             run.write_params(params)
             run.update_metrics({"train": result})

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from torchvision.transforms.functional import gaussian_blur
 
 from cddpm_core.data.dataset import IclevrDataset
+from cddpm_core.data.labels import OBJECTS
 from cddpm_core.data.positions import scene_numbers
 from cddpm_core.evaluation.fidelity import (
     diversity,
+    expected_sharpness,
     fidelity,
     kernel_distance,
     mean_distance,
@@ -152,3 +154,16 @@ def test_with_one_scene_there_is_nothing_to_compare(renders, scenes):
     found = fidelity(released(), renders[:3], renders[:3], renders[3:], scenes[:3], scenes[3:])
     for name in ("sharpness", "kernel_distance", "two_sample"):
         assert found[name] == {"value": None, "baseline": None}
+
+
+def test_the_sharpness_to_expect_is_that_of_images_with_as_many_objects(dataset):
+    by_size = {size: sharpness(torch.stack([image for (image, _), names in
+                                            zip(dataset, dataset.conditions, strict=True)
+                                            if len(names) == size])) for size in (1, 2, 3)}
+    one, three = [("red cube",)], [("red cube", "cyan cube", "cyan sphere")]
+    assert expected_sharpness(dataset, one) == pytest.approx(by_size[1], rel=1e-5)
+    assert expected_sharpness(dataset, one + 3 * three) == pytest.approx(
+        (by_size[1] + 3 * by_size[3]) / 4, rel=1e-5)
+    crowd = [tuple(OBJECTS[:7])]  # more than any image has
+    assert expected_sharpness(dataset, crowd) == pytest.approx(
+        sum(by_size.values()) / 3, rel=1e-5)

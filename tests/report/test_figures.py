@@ -33,7 +33,8 @@ from cddpm_core.scheduler.timesteps import sample_timesteps
 HISTORY = [
     {"step": 25, "epoch": 0.5, "loss": 0.9, "images_per_second": 40.0},
     {"step": 50, "epoch": 1.0, "loss": 0.5, "images_per_second": 42.0},
-    {"step": 50, "epoch": 1.0, "test": {"micro": 0.3, "macro": 0.25}},
+    {"step": 50, "epoch": 1.0, "seconds": 30.0,
+     "test": {"micro": 0.3, "macro": 0.25, "sharpness": 0.9}},
     {"step": 75, "epoch": 1.5, "loss": 0.4, "images_per_second": 41.0},
 ]
 
@@ -108,7 +109,8 @@ def test_accuracy_bars_are_as_high_as_the_fractions(scored):
 def test_curves_hold_the_history():
     figure = training_curves(HISTORY)
     assert list(figure.axes[0].lines[0].get_ydata()) == [0.9, 0.5, 0.4]
-    assert list(figure.axes[1].lines[0].get_ydata()) == [0.3]
+    assert [line.get_xydata().tolist() for line in figure.axes[1].lines] == [
+        [[0.5, 0.3]], [[0.5, 0.25]], [[0.5, 0.9]]]
     both = experiment_curves({"T = 1000": HISTORY, "T = 2000": HISTORY})
     assert [line.get_label() for line in both.axes[1].lines] == ["T = 1000", "T = 2000"]
 
