@@ -19,15 +19,17 @@ __all__ = ["bench_command"]
 @click.option("--run", "run_name", default="quick", show_default=True, help="The run.")
 @click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True,
               help="Repetitions of each variant.")
-@click.option("--minutes", type=float, default=3.0, show_default=True,
-              help="Minutes of training per recipe, and of full with --gpu; 0: none.")
+@click.option("--minutes", type=float, default=None,
+              help="Minutes of training per recipe, 3 by default, 0: no recipes; with --gpu of all "
+              "parts together, 8 by default.")
 @click.option("--gpu", is_flag=True, help="Instead: seed.yaml and full.yaml on this device, and "
-              "the tests of GPUs, in 8 minutes; also where only torch and diffusers are installed.")
+              "the tests of GPUs; also where only torch and diffusers are installed.")
 @click.option("--part", "parts", multiple=True, type=click.Choice(["tests", "seed", "full"]),
               help="Of --gpu: only this part; may be repeated.")
-def bench_command(run_name: str, repeats: int, minutes: float, gpu: bool,
+def bench_command(run_name: str, repeats: int, minutes: float | None, gpu: bool,
                   parts: Sequence[str]) -> None:
     """Measure speed as ratios, with the network of a trained run."""
+    minutes = (8.0 if gpu else 3.0) if minutes is None else minutes
     if not 0 <= minutes < 1e6:
         raise UserError(f"minutes: expected 0 or more, found {minutes}")
     if gpu:

@@ -107,7 +107,7 @@ def gpu_table(found: Mapping[str, Any]) -> str:
     if full := found.get("full"):
         rows += [["full: peak memory, GiB", "" if (peak := full["speed"]["peak_mib"]) is None
                   else f"{peak / 1024:.1f}"],
-                 ["full: minutes trained", f"{full['trained']['minutes']:g}"],
+                 ["full: minutes trained", f"{full['trained']['minutes']:.1f}"],
                  *([f"full: micro on {file}", decimals(micro)]
                    for file, micro in full["micro"].items()),
                  ["full: sharpness, kernel distance", f"{full['fidelity']['sharpness']:.3f}, "
