@@ -33,7 +33,11 @@ def locked(folder: str | Path) -> Iterator[None]:
     killed processes are removed. Raises `UserError` that names the process which holds the lock.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:  # in /proc, say
+        raise UserError(f"{folder}: no folder can be made there ({error.strerror}), expected "
+                        "outputs in another one") from None
     about = folder / "holder.json"
     lock = FileLock(folder / ".lock", fallback_to_soft=False)  # the note below is the fallback
     me, here, hint = psutil.Process(), socket.gethostname(), "stop it"

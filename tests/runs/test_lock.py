@@ -1,6 +1,7 @@
 import errno
 import fcntl
 import json
+import os
 import subprocess
 import sys
 
@@ -107,4 +108,11 @@ def test_the_folder_is_free_again_when_the_work_fails(tmp_path):
     with pytest.raises(RuntimeError), locked(tmp_path):
         raise RuntimeError
     with locked(tmp_path):
+        pass
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="folders can be made in /proc")
+def test_a_place_where_no_folder_can_be_made_is_one_sentence():
+    with pytest.raises(UserError, match="^/proc/nowhere/quick: no folder can be made there"), \
+            locked("/proc/nowhere/quick"):
         pass
