@@ -33,7 +33,7 @@ def kept(run):
 
 
 @pytest.mark.parametrize("changes", [
-    {}, {"epochs": 4}, {"max_steps": 1}, {"guidance_scale": 2.0}, {"device": "auto"},
+    {}, {"epochs": 4}, {"max_steps": 1}, {"guidance_scale": 5.0}, {"device": "auto"},
     {"evaluator": "a.pth"}, {"title": "x"}, {"num_processes": 2}])
 def test_a_training_that_can_go_on_stays(trained, params, changes):
     assert archive_stale_training(trained, params.replace(**changes)) == "" and kept(trained)

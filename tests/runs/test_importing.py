@@ -156,7 +156,7 @@ def trained(tiny, outputs, dataset):
     run.write_params(params)
     trainer = Trainer(params, dataset)
     awake(trainer.pipeline)
-    trainer.ema.update_parameters(trainer.unet)
+    trainer.ema.update(trainer.unet)
     save_pipeline(trainer.averaged(), run / "model")
     trainer.save(run / "checkpoint.pt")
     return run
@@ -175,7 +175,7 @@ def test_an_older_run_of_this_package(trained, outputs, part):
     metrics = run.read("metrics.json")["train"]
     assert metrics["finished"] and metrics["layouts"] == 12 and metrics["rows"]
     assert metrics["imported"]["file"].endswith("model.safetensors" if "pt" not in part else ".pt")
-    assert metrics["imported"]["where"] == ("parts.ema" if part == "checkpoint.pt" else "")
+    assert metrics["imported"]["where"] == ("parts.ema.model" if part == "checkpoint.pt" else "")
     with pytest.raises(UserError, match="its model has patch_size 8 where the parameters have 4"):
         check_imported(run, params.replace(patch_size=4))
     check_imported(run, params.replace(learning_rate=1.0, epochs=7, guidance_scale=2.0))

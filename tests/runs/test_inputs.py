@@ -104,10 +104,11 @@ def test_inputs_are_what_the_notebook_declares(run, folder, tmp_path):
     data, evaluate, report = (of(stage) for stage in ("data", "evaluate", "report"))
     assert set(data["files"]) >= {"the images", "cddpm_core/data/lab/test.json"}
     assert "the images" not in evaluate["files"] and "the evaluator" in evaluate["files"]
-    assert evaluate["params"]["guidance_scale"] == 3.0 and "epochs" not in evaluate["params"]
+    assert evaluate["params"]["guidance_scale"] == Params().guidance_scale
+    assert "epochs" not in evaluate["params"]
     assert "data" not in data["params"] and "evaluator" not in evaluate["params"]
     assert of("evaluate", device="cpu", epochs=9) == evaluate  # neither changes the result
-    assert of("evaluate", guidance_scale=2) != evaluate
+    assert of("evaluate", guidance_scale=5) != evaluate
     assert of("report", denoise_steps=11) != report  # it lists all parameters
     weights.write_bytes(b"other weights")
     assert of("evaluate") != evaluate and of("data") == data

@@ -104,7 +104,8 @@ def test_what_a_stage_was_made_from_stands_in_its_status(project):
     about = project.run.stages()["train"]
     assert about["state"] == "done" and about["why"] == "not run before"
     assert about["inputs"]["params"] == {"learning_rate": project.params.learning_rate,
-                                         "guidance_scale": 3.0, "max_steps": 0}
+                                         "guidance_scale": project.params.guidance_scale,
+                                         "max_steps": 0}
     assert set(about["inputs"]["modules"]) == {f"cddpm_core/{name}" for name in (
         "training/loop.py", "model/uvit.py", "sampling/guidance.py")}
 
@@ -136,13 +137,13 @@ def test_a_changed_notebook_or_parameter_is_named(project, capsys):
     project.make()
     project.notebook("denoise", "# Another title")
     capsys.readouterr()
-    assert project.make(guidance_scale=2.0) == ["train", "evaluate", "denoise", "report"]
+    assert project.make(guidance_scale=5.0) == ["train", "evaluate", "denoise", "report"]
     lines = said(capsys)
     assert lines["train"] == lines["evaluate"] == (
-        "runs again, guidance_scale changed from 3.0 to 2.0")
+        f"runs again, guidance_scale changed from {project.params.guidance_scale} to 5.0")
     assert lines["denoise"] == "runs again, its notebook changed"
     assert lines["report"].endswith("the results of train, evaluate and denoise changed")
-    assert project.make(guidance_scale=2.0, device="auto") == ["report"]  # which lists it
+    assert project.make(guidance_scale=5.0, device="auto") == ["report"]  # which lists it
 
 
 def test_a_stage_runs_again_if_one_it_reads_has_another_result(project, capsys):
@@ -222,7 +223,7 @@ def test_an_experiment_stays_in_the_report_until_it_is_of_another_result(project
     assert "sampling" in project.run.read("metrics.json")
     project.score = 0.75
     capsys.readouterr()
-    project.make(guidance_scale=2.0)
+    project.make(guidance_scale=5.0)
     assert said(capsys)["sampling"] == ("left out of the report: it is not finished or was made "
                                         "with another training or sampler")
     assert "sampling" not in project.run.read("metrics.json")
