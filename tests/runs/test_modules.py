@@ -112,7 +112,7 @@ REACHES = {stage: reached_modules(read_notebook(ROOT / f"notebooks/{stage}.ipynb
 @pytest.mark.parametrize(("module", "stages"), [
     ("report/findings.py", {"report"}),
     ("evaluation/analysis.py", {"analyse"}),
-    ("evaluation/fidelity.py", {"train", "analyse"}),
+    ("evaluation/fidelity.py", {"train", "timesteps", "analyse"}),
     ("report/diagram.py", {"train", "report"}),
 ])
 def test_a_module_counts_for_the_stages_that_can_reach_it(module, stages):
