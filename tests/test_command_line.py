@@ -319,6 +319,6 @@ def test_lab_opens_on_the_notebooks_also_for_root(monkeypatch, user, more):
     monkeypatch.setattr(subprocess, "call",
                         lambda command, cwd, env: seen.update(command=command, cwd=cwd) or 0)
     assert main(["lab", "--no-browser"]) == 0
-    assert seen["command"][1:] == ["-m", "jupyter", "lab", *more,
+    assert seen["command"][1:] == ["-P", "-m", "jupyter", "lab", *more,
                                    "--LabApp.default_url=/lab/tree/notebooks", "--no-browser"]
     assert seen["cwd"] == ROOT  # so that pictures in outputs/ are inside its root

@@ -110,7 +110,7 @@ def _seed(changes: dict[str, Any], seconds: float, ends: float) -> dict[str, Any
     ours = Trainer(params.replace(mixed_precision="auto", compile="auto"),
                    load_dataset(params, Run(params.run).cache))
     ours.unet.train()
-    plain = params.batch_size * _rate(plain_loop(params, folder), device, seconds)
+    plain = params.batch_size * _rate(plain_loop(params, folder)[1], device, seconds)
     found = _trained_at(ours, seconds)
     return {"what": "seed.yaml: its loop in float32, against auto arithmetic, compiled",
             "plain_loop": {"images_per_second": plain}, "ours": found,

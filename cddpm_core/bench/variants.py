@@ -79,10 +79,11 @@ def multiply(kind: str, device: str) -> tuple[float, None]:
     return _timed(work)
 
 
-def plain_loop(params: Params, folder: str | Path) -> Callable[[], None]:
-    """Return a step of the usual tutorial loop: fp32, epsilon, AdamW, images read when needed.
+def plain_loop(params: Params, folder: str | Path) -> tuple[torch.nn.Module, Callable[[], None]]:
+    """Return a network, and a step of the usual tutorial loop that trains it.
 
-    The network is that of the parameters, on whole images in [-1, 1].
+    The loop: fp32, epsilon, AdamW, images read when needed. The network is that of the parameters,
+    on whole images in [-1, 1].
     """
     params = params.replace(standardise=False, trim_rows=False, data_scale=1.0)
     dataset = IclevrDataset(folder, params.image_size, in_memory=False)
@@ -104,7 +105,7 @@ def plain_loop(params: Params, folder: str | Path) -> Callable[[], None]:
         optimizer.zero_grad()
         loss.item()
 
-    return step
+    return network, step
 
 
 def _forever(loader: DataLoader) -> Iterator[Any]:
@@ -113,13 +114,13 @@ def _forever(loader: DataLoader) -> Iterator[Any]:
 
 
 @lru_cache
-def _plain(name: str, outputs: str, folder: str) -> Callable[[], None]:
+def _plain(name: str, outputs: str, folder: str) -> tuple[torch.nn.Module, Callable[[], None]]:
     return plain_loop(Run(name, outputs=Path(outputs)).params(), folder)
 
 
 def train_plain(name: str, outputs: str, folder: str, steps: int) -> tuple[float, None]:
     """Take steps of `plain_loop`."""
-    step = _plain(name, outputs, folder)
+    _, step = _plain(name, outputs, folder)
 
     def work() -> None:
         for _ in range(steps):

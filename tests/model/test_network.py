@@ -132,7 +132,7 @@ def test_the_original_network_is_that_of_the_tutorial():
 
 
 @pytest.mark.parametrize(("preset", "millions"), [
-    ("seed", 108), ("tutorial", 1), ("best_cpu", 1), ("full", 49)])
+    ("seed", 108), ("tutorial", 1), ("best_cpu", 1), ("full", 142), ("colab", 16)])
 def test_networks_of_the_presets_have_their_number_of_weights(preset, millions):
     params = resolve(read_yaml(ROOT / f"params/{preset}.yaml"))
     with torch.device("meta"):

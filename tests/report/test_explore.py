@@ -54,7 +54,7 @@ def test_every_control_samples_again(parts, tiny):
     assert "red sphere" in said.value and "released stand-in evaluator" in said.value
     before = picture(image)
     assert before.shape == (256, 256, 3)
-    for name, value in (("object 2", "gray cube"), ("seed", 5), ("guidance", 2.0), ("steps", 3),
+    for name, value in (("object 2", "gray cube"), ("seed", 5), ("guidance", 4.0), ("steps", 3),
                         ("sampler", "dpm_solver++")):
         found(panel, name)[0].value = value
         now = picture(image)
