@@ -213,7 +213,7 @@ def test(more: Sequence[str]) -> int:
     # Many tests wait for a kernel to start, so files are spread over processes, one per core, in
     # the order that tests/conftest.py gives them.
     workers = str(min(4, os.cpu_count() or 1))
-    return subprocess.call([sys.executable, "-P", "-m", "pytest", "-n", workers, "--dist",
+    return subprocess.call([sys.executable, "-m", "pytest", "-n", workers, "--dist",
                             "loadfile", "--no-loadscope-reorder", *more], cwd=project_root(),
                            env=os.environ | own_environment())
 

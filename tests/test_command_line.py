@@ -290,7 +290,7 @@ def test_further_arguments_of_test_go_to_pytest(monkeypatch):
     assert main(["test", "-n0", "-s", "-k", "a or b", "--help", "tests/test_a.py"]) == 5
     command, folder = seen[0]
     assert command[-6:] == ["-n0", "-s", "-k", "a or b", "--help", "tests/test_a.py"]
-    assert command[1:4] == ["-P", "-m", "pytest"] and folder == ROOT
+    assert command[1:3] == ["-m", "pytest"] and folder == ROOT
 
 
 def test_bench_prints_each_ratio_and_where_they_are(capsys, outputs, monkeypatch):
