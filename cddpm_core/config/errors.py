@@ -19,6 +19,10 @@ class UserError(Exception):
     sentence alone, because IPython asks ``_render_traceback_`` before it prints.
     """
 
+    def __str__(self) -> str:
+        # A name in a file may hold line ends and codes that a terminal obeys.
+        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in super().__str__())
+
     def _render_traceback_(self) -> list[str]:
         return [f"Error: {self}"]
 
