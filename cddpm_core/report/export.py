@@ -8,6 +8,7 @@ come with Python packages; neither needs the network.
 from __future__ import annotations
 
 import re
+import sys
 import tempfile
 from collections.abc import Sequence
 from importlib import resources as package_files
@@ -155,6 +156,22 @@ class LabReportPDF(LabReport):
                                  font_paths=sorted({str(font.parent) for font in fonts}))
         except typst.TypstError as error:
             raise UserError(f"typst refused the report ({error})") from None
+
+
+class OnTheCommandLine(LabReport):
+    """Its name has a hyphen, with which Jupyter's server answers 404: no entry of Lab's menu."""
+
+    @default("enabled")
+    def _enabled(self) -> bool:
+        return "jupyter_server" not in sys.modules
+
+
+class CommandLineHTML(OnTheCommandLine, LabReportHTML):
+    """The exporter ``lab-report-html``."""
+
+
+class CommandLinePDF(OnTheCommandLine, LabReportPDF):
+    """The exporter ``lab-report-pdf``."""
 
 
 def export_report(notebook: str | Path, run: Run) -> tuple[Path, Path]:
