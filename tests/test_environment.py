@@ -18,6 +18,7 @@
      is left over of several processes, umask: below
    - paths that no file can have, no folder for temporary files: ``config/test_files.py``
    - what make hands on: ``test_makefile.py``; locks, clocks: ``runs/test_lock.py``, below
+   - few open files, variables of tqdm: below
    - other work on the same cores: below, and ``make bench``
 4. Real folders: ``data/test_images.py``, ``data/test_labels.py``, ``config/test_folders.py``,
    ``evaluation/test_given_images.py``
@@ -181,6 +182,7 @@ SETTINGS = {
     "PYTHONUSERBASE": "/nowhere", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "many",
     "NUMBA_DISABLE_JIT": "1", "NUMBA_NUM_THREADS": "0", "ACCELERATE_LOG_LEVEL": "loud",
     "ACCELERATE_MIXED_PRECISION": "fp16", "ACCELERATE_DYNAMO_BACKEND": "INDUCTOR",
+    "TQDM_MININTERVAL": "often", "TQDM_BAR_FORMAT": "{nothing}",
     "JUPYTER_PREFER_ENV_PATH": "0", "IPYTHON_SUPPRESS_CONFIG_ERRORS": "0"}
 
 
@@ -362,6 +364,17 @@ def test_what_is_left_over_of_several_processes_starts_none(more, kept):
     done = subprocess.run([sys.executable, "-c", code, *left], env={**os.environ, **left, **more},
                           capture_output=True, text=True)
     assert done.stdout == f"{kept}\n", done.stderr
+
+
+@pytest.mark.parametrize(("limit", "said"), [
+    ("-S -n 60", "(1024, "), ("-n 200", "(200, 200)"),
+    ("-n 40", "Error: a process may open 40 files here (ulimit -Hn), expected at least 128")])
+def test_the_limit_of_open_files_is_raised_or_named(limit, said):
+    code = "import resource\nfrom cddpm_core.config.environment import settle\nsettle()\n" \
+           "print(resource.getrlimit(resource.RLIMIT_NOFILE))"
+    done = subprocess.run(["sh", "-c", f'ulimit {limit}; exec "$0" -c "$1"', sys.executable, code],
+                          capture_output=True, text=True)
+    assert (done.stdout + done.stderr).startswith(said) and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(("given", "policy"), [

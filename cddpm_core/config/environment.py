@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import site
 import sys
 import warnings
@@ -21,9 +22,9 @@ NEEDED = ("torch", "torchvision", "diffusers", "accelerate", "numpy", "scipy", "
 # Variables of Python that say where its packages are; the others change how code runs.
 KEPT = {"PYTHONPATH", "PYTHONHOME", "PYTHONUSERBASE", "PYTHONNOUSERSITE", "PYTHONSAFEPATH",
         "PYTHONPLATLIBDIR", "PYTHONPYCACHEPREFIX", "PYTHONDONTWRITEBYTECODE"}
-# Variables by which other programs change what this one computes or which parts of it run.
+# Variables by which other programs change what this one computes or shows, or which parts run.
 FOREIGN = ("ACCELERATE_", "NUMBA_", "TORCH_FORCE_", "USE_TF", "USE_TORCH", "USE_SAFETENSORS",
-           "PYPANDOC_", "SOURCE_DATE_", "GIT_", "PMI_", "OMPI_COMM_", "MV2_COMM_")
+           "PYPANDOC_", "SOURCE_DATE_", "GIT_", "PMI_", "OMPI_COMM_", "MV2_COMM_", "TQDM_")
 PROCESSES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")  # of a training in several
 
 
@@ -83,6 +84,16 @@ def forget(*prefixes: str) -> None:
         del os.environ[name]
 
 
+def open_enough_files() -> None:
+    """Raise the limit of open files to 1,024, or as far as the machine allows; end below 128."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = 1024 if hard == resource.RLIM_INFINITY else min(1024, hard)
+    if allowed < 128:
+        sys.exit(f"Error: a process may open {hard} files here (ulimit -Hn), expected at least 128")
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+
+
 def settle(*, backend: str = "agg") -> None:
     """Make the settings of this process its own, before it loads what reads them.
 
@@ -91,6 +102,7 @@ def settle(*, backend: str = "agg") -> None:
     """
     if sys.getfilesystemencoding() != "utf-8":
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+    open_enough_files()
     forget(*FOREIGN)
     if "MASTER_ADDR" not in os.environ:  # left over: no process could find the others
         forget(*PROCESSES)
