@@ -64,7 +64,7 @@ class Checked(BaseModel):
         return {name: about(name, info) for name, info in cls.model_fields.items()}
 
 
-def key(default: Any, chapter: Chapter, affects: Affects, text: str, *, low: float | None = None,
+def key(default: Any, text: str, *, chapter: Chapter, affects: Affects, low: float | None = None,
         high: float | None = None, only_with: tuple[str, tuple] | None = None) -> Any:
     """Return the pydantic field of a parameter.
 

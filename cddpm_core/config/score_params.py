@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,29 +17,24 @@ __all__ = ["SCORE_FIELDS", "ScoreParams", "score_params"]
 
 PATHS = ("images", "conditions", "evaluator", "agreement")
 MANY = 100_000
+_score = partial(key, chapter="evaluator", affects="nothing")
 
 
 class ScoreParams(Checked):
     """The parameters with their defaults."""
 
-    images: str = key("outputs/quick_test.png", "evaluator", "nothing",
-                      "folder of images, a grid picture, or a text file of paths")
-    conditions: str = key("test", "evaluator", "nothing",
-                          "test, new_test, or a JSON file with a list of labels for each image")
-    evaluator: str = key("", "evaluator", "nothing", FIELDS["evaluator"].help)
-    cell: int = key(0, "evaluator", "nothing", "width of an image in the grid in pixels; 0: found",
-                    low=0, high=MANY)
-    padding: int = key(-1, "evaluator", "nothing",
-                       "pixels between images in the grid; -1: found", low=-1, high=MANY)
-    columns: int = key(0, "evaluator", "nothing", "images in a row of the grid; 0: found",
-                       low=0, high=MANY)
-    tone: Literal["auto", "keep", "undo"] = key(
-        "auto", "evaluator", "nothing",
-        "keep or undo a changed tone; auto: undo a stretch of all alike")
-    out: str = key("", "evaluator", "nothing",
-                   "folder for score.json and score.png; empty: one in outputs/scores/")
-    agreement: str = key("", "evaluator", "nothing",
-                         "folder of grids with official scores to compare with; empty: none")
+    images: str = _score(
+        "outputs/quick_test.png", "folder of images, a grid picture, or a text file of paths")
+    conditions: str = _score(
+        "test", "test, new_test, or a JSON file with a list of labels for each image")
+    evaluator: str = _score("", FIELDS["evaluator"].help)
+    cell: int = _score(0, "width of an image in the grid in pixels; 0: found", low=0, high=MANY)
+    padding: int = _score(-1, "pixels between images in the grid; -1: found", low=-1, high=MANY)
+    columns: int = _score(0, "images in a row of the grid; 0: found", low=0, high=MANY)
+    tone: Literal["auto", "keep", "undo"] = _score(
+        "auto", "keep or undo a changed tone; auto: undo a stretch of all alike")
+    out: str = _score("", "folder for score.json and score.png; empty: one in outputs/scores/")
+    agreement: str = _score("", "folder of grids with official scores to compare with; empty: none")
 
     def grid(self) -> dict[str, int | None]:
         """Return what is known of the grid, as `read_images` wants it."""
