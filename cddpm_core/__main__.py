@@ -14,15 +14,13 @@ from typing import Any
 
 import click
 
-from cddpm_core.bench_command import bench_command
+from cddpm_core.commands import CHANGE, COMMANDS, DATA, EVALUATOR, NEW_RUN, RUN
 from cddpm_core.config.environment import own_environment, settle
 from cddpm_core.config.errors import UserError
 from cddpm_core.config.files import project_root, unwritable
 from cddpm_core.config.presets import read_params
 from cddpm_core.config.schema import Params
 from cddpm_core.evaluator_commands import evaluator_commands, score_command
-from cddpm_core.import_command import import_command
-from cddpm_core.user_commands import lab_command, submission_command
 
 __all__ = ["main"]
 
@@ -45,21 +43,17 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-CHANGE = click.option("-p", "changes", nargs=2, multiple=True, metavar="KEY VALUE",
-                      help="Change one parameter; may be repeated.")
 FORCE = click.option("--force", is_flag=True, help="Run all stages again and train anew; the "
                      "earlier training is kept.")
-RUN = click.option("--run", "run_name", default="quick", show_default=True, help="The run.")
 
 
 def _parameters(command: Callable) -> Callable:
     """Give a command the options of `read_params`, and its `Params` as first argument."""
     @click.option("--params", "file", default="params/quick.yaml", show_default=True,
                   metavar="FILE", help="The params file.")
-    @click.option("--run", default="", help="Run name; default: stem of the params file.")
-    @click.option("--data", default="", metavar="DIR", help="The real i-CLEVR data.")
-    @click.option("--evaluator", default="", metavar="FILE",
-                  help="The official checkpoint.pth, or a private stand-in.")
+    @NEW_RUN
+    @DATA
+    @EVALUATOR
     @CHANGE
     @functools.wraps(command)
     def wrapped(file: str, changes: Any, run: str, data: str, evaluator: str,
@@ -218,8 +212,7 @@ def test(more: Sequence[str]) -> int:
                            env=os.environ | own_environment())
 
 
-for command in (bench_command, evaluator_commands, score_command, import_command, lab_command,
-                submission_command):
+for command in (*COMMANDS, evaluator_commands, score_command):
     commands.add_command(command)
 
 if __name__ == "__main__":

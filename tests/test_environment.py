@@ -40,7 +40,7 @@ from conftest import ROOT
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
-from cddpm_core import user_commands
+from cddpm_core import commands
 from cddpm_core.__main__ import main
 from cddpm_core.config.environment import NEEDED
 from cddpm_core.config.errors import UserError
@@ -255,7 +255,7 @@ def test_jupyterlab_starts_this_interpreter_too(hostile, monkeypatch):
     asked = []
     for name, value in hostile.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(user_commands.subprocess, "call",
+    monkeypatch.setattr(commands.subprocess, "call",
                         lambda words, **options: asked.append((words, options["env"])) or 0)
     assert main(["lab", "--no-browser"]) == 0
     (words, environment), = asked
