@@ -8,7 +8,8 @@ import papermill
 import pytest
 from conftest import ROOT
 
-from cddpm_core.config.manual import NOTEBOOKS, declared_keys, fields
+from cddpm_core.config.manual import NOTEBOOKS, declared
+from cddpm_core.config.schema import FIELDS
 from cddpm_core.runs.stages import STAGES
 
 
@@ -55,9 +56,9 @@ def test_begins_with_prose_then_parameters_then_the_session(name):
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_papermill_sees_every_parameter_with_its_type_and_meaning(name):
     found = papermill.inspect_notebook(str(ROOT / f"notebooks/{name}.ipynb"))
-    assert list(found) == declared_keys(name)
+    assert list(found) == list(declared(name))
     for key, about in found.items():
-        expected = fields(name)[key]
+        expected = declared(name)[key]
         assert (about["inferred_type_name"], about["help"]) == (expected.type, expected.help)
 
 
@@ -65,6 +66,7 @@ def test_papermill_sees_every_parameter_with_its_type_and_meaning(name):
 def test_declares_the_parameters_it_uses(name):
     source = "\n".join(cell.source for cell in code_cells(name))
     used = set(re.findall(r"\bp\.([a-z_]+)\b", source)) - {"replace", "to_dict", "grid"}
-    assert used <= set(fields(name))
-    if name not in ("timesteps", "report"):  # which are about a run with parameters of its own
-        assert used <= set(declared_keys(name))
+    if name in ("timesteps", "report"):  # which are about a run with parameters of its own
+        assert used <= set(FIELDS)
+    else:
+        assert used <= set(declared(name))

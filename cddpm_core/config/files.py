@@ -18,7 +18,7 @@ import psutil
 from cddpm_core.config.errors import UserError, did_you_mean, shown
 
 __all__ = ["SCHEMA", "atomic", "check_schema", "project_root", "read_json", "read_text",
-           "remove_leftovers", "sha256_of", "typed_path", "unwritable", "write_json"]
+           "remove_leftovers", "sha256_of", "typed_path", "unwritable", "write_json", "write_text"]
 
 SCHEMA = 1  # of the files of a run
 MAX_TEXT = 50_000_000  # bytes of a text file of an unknown source
@@ -87,8 +87,7 @@ def unwritable(error: OSError, path: str | Path) -> UserError | OSError:
 
 def check_schema(found: Mapping[str, Any], path: Path) -> None:
     """Raise `UserError` if a file was written by a later version of this package."""
-    schema = found.get("schema", SCHEMA)
-    if not isinstance(schema, int) or schema != SCHEMA:
+    if (schema := found.get("schema", SCHEMA)) != SCHEMA:
         raise UserError(f"{path}: expected schema {SCHEMA}, found {shown(schema)}; it was "
                         "written by another version of this package")
 
@@ -109,11 +108,15 @@ def remove_leftovers(folder: Path) -> None:
             _remove(path)
 
 
+def write_text(path: str | Path, content: str) -> None:
+    """Write text in UTF-8, atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(content, encoding="utf-8")
+
+
 def write_json(path: str | Path, content: Any) -> None:
     """Write ``content`` as indented JSON, atomically."""
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n",
-                             encoding="utf-8")
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def sha256_of(path: str | Path) -> str:
@@ -133,7 +136,7 @@ def read_text(path: str | Path) -> str:
             raise UserError(f"{path}: expected at most {MAX_TEXT:,} bytes, found {size:,}")
         content = path.read_bytes()
     except FileNotFoundError:
-        near = did_you_mean(path.name, _names_beside(path))
+        near = did_you_mean(path.name, [other.name for other in path.parent.glob("*")])
         raise UserError(f"{path}: no such file{near}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
@@ -143,12 +146,6 @@ def read_text(path: str | Path) -> str:
         line = content[:error.start].count(b"\n") + 1
         raise UserError(f"{path}: cannot be read as text, line {line} is not {error.encoding}; "
                         "save it as UTF-8") from None
-
-
-def _names_beside(path: Path) -> list[str]:
-    with contextlib.suppress(OSError):
-        return [other.name for other in path.parent.iterdir()]
-    return []
 
 
 def read_json(path: str | Path) -> Any:

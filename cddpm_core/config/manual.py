@@ -6,13 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cddpm_core.config.files import atomic
+from cddpm_core.config.files import write_text
 from cddpm_core.config.presets import read_yaml
 from cddpm_core.config.schema import CHAPTERS, FIELDS, Parameter, keys_in, resolve
 from cddpm_core.config.score_params import SCORE_FIELDS
 
-__all__ = ["NOTEBOOKS", "declared_keys", "fields", "manual", "parameters_cell", "with_parameters",
-           "write_manual"]
+__all__ = ["NOTEBOOKS", "declared", "manual", "parameters_cell", "write_manual"]
 
 TITLES = {"run": "Run", "data": "Data", "evaluator": "Evaluator", "model": "Model",
           "noise": "Noise and loss", "training": "Training", "sampling": "Sampling",
@@ -40,43 +39,35 @@ def write_manual(root: Path) -> list[Path]:
     texts = {root / "params/README.md": manual(root / "params")}
     for name in NOTEBOOKS:
         path = root / f"notebooks/{name}.ipynb"
-        texts[path] = with_parameters(path.read_text(encoding="utf-8"), name)
-    changed = []
-    for path, text in texts.items():
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            with atomic(path) as temporary:
-                temporary.write_text(text, encoding="utf-8")
-            changed.append(path)
+        texts[path] = _with_parameters(path.read_text(encoding="utf-8"), name)
+    changed = [path for path, text in texts.items()
+               if not path.exists() or path.read_text(encoding="utf-8") != text]
+    for path in changed:
+        write_text(path, texts[path])
     return changed
 
 
-def declared_keys(notebook: str) -> list[str]:
+def declared(notebook: str) -> dict[str, Parameter]:
     """Return the parameters that a notebook declares, in the order of the schema."""
     if notebook == "score":
-        return list(SCORE_FIELDS)
+        return SCORE_FIELDS
     chapters, keys = NOTEBOOKS[notebook]
-    declared = {"run", *keys_in(*chapters), *keys}
-    return [key for key in FIELDS if key in declared]
-
-
-def fields(notebook: str) -> dict[str, Parameter]:
-    """Return what the schema says of the parameters that a notebook may declare."""
-    return SCORE_FIELDS if notebook == "score" else FIELDS
+    wanted = {"run", *keys_in(*chapters), *keys}
+    return {key: field for key, field in FIELDS.items() if key in wanted}
 
 
 def parameters_cell(notebook: str) -> str:
     """Return the source of a notebook's parameters cell: a typed default and comment per line."""
     lines = []
-    for key in declared_keys(notebook):
-        field = fields(notebook)[key]
+    for key, field in declared(notebook).items():
         text = isinstance(field.default, str | list)
         default = json.dumps(field.default, ensure_ascii=False) if text else repr(field.default)
         lines.append(f"{key}: {field.type} = {default}  # {field.help}")
     return "\n".join(lines)
 
 
-def with_parameters(notebook: str, name: str) -> str:
-    """Return a notebook's JSON with the parameters cell of the notebook ``name``."""
+def _with_parameters(notebook: str, name: str) -> str:
+    """The JSON of a notebook with the parameters cell of the notebook ``name``."""
     content = json.loads(notebook)
     cell, = (c for c in content["cells"] if "parameters" in c["metadata"].get("tags", []))
     cell["source"] = parameters_cell(name).splitlines(keepends=True)
@@ -110,18 +101,12 @@ def _table(chapter: str, presets: dict[str, dict[str, Any]]) -> str:
         field = FIELDS[key]
         others = [f"{name} {_code(values[key])}" for name, values in presets.items()
                   if values[key] != field.default]
-        lines.append([f"`{key}`", field.help + _condition(field), _code(field.default),
-                      _allowed(field), ", ".join(others)])
+        other, values = field.only_with or ("", ())
+        when = f" (only if `{other}` is {' or '.join(map(_code, values))})" if other else ""
+        lines.append([f"`{key}`", field.help + when, _code(field.default), _allowed(field),
+                      ", ".join(others)])
     return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |"
                      for line in lines)
-
-
-def _condition(field: Parameter) -> str:
-    """When the parameter has a meaning at all."""
-    if not field.only_with:
-        return ""
-    other, values = field.only_with
-    return f" (only if `{other}` is {' or '.join(map(_code, values))})"
 
 
 def _code(value: Any) -> str:
@@ -145,9 +130,8 @@ def _allowed(field: Parameter) -> str:
 
 
 def _listed(folder: Path) -> str:
-    return "\n".join(f"- `{path.name}`: {_first_line(path)}"
-                     for path in sorted(folder.glob("*.yaml")))
-
-
-def _first_line(path: Path) -> str:
-    return path.read_text(encoding="utf-8").splitlines()[0].removeprefix("#").strip()
+    """The params files of a folder, with their first lines, which say what they are."""
+    first = {path.name: path.read_text(encoding="utf-8").splitlines()[0]
+             for path in sorted(folder.glob("*.yaml"))}
+    return "\n".join(f"- `{name}`: {line.removeprefix('#').strip()}"
+                     for name, line in first.items())

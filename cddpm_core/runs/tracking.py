@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cddpm_core.config.errors import UserError
-from cddpm_core.config.files import atomic
+from cddpm_core.config.files import write_text
 from cddpm_core.config.schema import Params
 from cddpm_core.runs.run import Run
 
@@ -90,8 +90,7 @@ def _wandb_id(run: Run) -> str:
     """Return the id of this training in Weights & Biases, the same when it is resumed."""
     path = run / "wandb/id"
     if not path.exists():
-        with atomic(path) as temporary:
-            temporary.write_text(secrets.token_hex(8), encoding="utf-8")
+        write_text(path, secrets.token_hex(8))
     return path.read_text(encoding="utf-8")
 
 

@@ -5,8 +5,7 @@ import pytest
 from cddpm_core.config.files import project_root
 from cddpm_core.config.manual import (
     NOTEBOOKS,
-    declared_keys,
-    fields,
+    declared,
     manual,
     parameters_cell,
     write_manual,
@@ -59,7 +58,7 @@ def test_every_preset_is_in_the_manual():
 
 def test_every_notebook_declares_parameters():
     assert {*NOTEBOOKS, "colab"} == {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
-    assert set(FIELDS) - {key for name in NOTEBOOKS for key in declared_keys(name)} == {
+    assert set(FIELDS) - {key for name in NOTEBOOKS for key in declared(name)} == {
         "experiments"}  # which decides what notebooks run
 
 
@@ -67,5 +66,5 @@ def test_every_notebook_declares_parameters():
 def test_a_parameters_cell_runs_and_gives_the_defaults(name):
     found = {}
     exec(parameters_cell(name), {}, found)
-    assert list(found.pop("__annotations__")) == declared_keys(name)
-    assert {key: fields(name)[key].default for key in declared_keys(name)} == found
+    assert list(found.pop("__annotations__")) == list(declared(name))
+    assert {key: field.default for key, field in declared(name).items()} == found
