@@ -21,7 +21,7 @@ from cddpm_core.report.document import READER, parse
 from cddpm_core.report.facts import Facts
 from cddpm_core.report.language import table_of
 from cddpm_core.report.pictures import data_uri
-from cddpm_core.runs.words import CHAPTERS, word_folders
+from cddpm_core.runs.run import OWN_WORDS, word_folders
 
 __all__ = ["Words", "author_words", "bibliographies", "init_words"]
 
@@ -74,7 +74,7 @@ def bibliographies(facts: Facts) -> list[str]:
 def init_words(folder: str | Path) -> list[Path]:
     """Write files with hints to ``folder`` for what is not there yet; return all their paths."""
     folder = Path(folder)
-    texts = {f"{name}.md": HINT.format(name=name, more=MORE[name]) for name in CHAPTERS}
+    texts = {f"{name}.md": HINT.format(name=name, more=MORE[name]) for name in OWN_WORDS}
     for name, text in {**texts, BIBLIOGRAPHY: BIB}.items():
         if not (folder / name).exists():
             with atomic(folder / name) as temporary:

@@ -12,8 +12,7 @@ from cddpm_core.config.files import sha256_of, typed_path
 from cddpm_core.config.folders import DEPTH, pictures_in
 from cddpm_core.config.schema import FIELDS, Params, keys_affecting
 from cddpm_core.runs.modules import PACKAGE, reached_modules, read_notebook, short_hash
-from cddpm_core.runs.run import Run
-from cddpm_core.runs.words import word_files
+from cddpm_core.runs.run import Run, word_files
 
 __all__ = ["NEW", "data_fingerprint", "stage_inputs", "why_run"]
 

@@ -18,14 +18,23 @@ from typing import Any
 from cddpm_core.config.cells import INPUT_PATH, OUTPUT_PATH, cell_parameters
 from cddpm_core.config.environment import CACHE, OUTPUTS
 from cddpm_core.config.errors import UserError, shown
-from cddpm_core.config.files import SCHEMA, atomic, check_schema, project_root, write_json
+from cddpm_core.config.files import (
+    SCHEMA,
+    atomic,
+    check_schema,
+    project_root,
+    write_json,
+    write_text,
+)
 from cddpm_core.config.presets import PATHS, absolute, read_yaml, to_yaml
 from cddpm_core.config.progress import HEADLESS, headless
 from cddpm_core.config.schema import FIELDS, Params, coerce, resolve
 
-__all__ = ["OUTPUTS", "Run", "command", "open_run", "run_name"]
+__all__ = ["OUTPUTS", "OWN_WORDS", "Run", "command", "open_run", "run_name", "word_files",
+           "word_folders"]
 
 DEFAULT_RUN = "quick"
+OWN_WORDS = ("introduction", "discussion", "conclusion")  # Markdown files of the author
 LONGEST = 200  # bytes of a name, which a file system allows with the endings of files
 
 
@@ -55,8 +64,7 @@ class Run:
 
     def write_params(self, params: Params) -> None:
         """Write ``params.yaml``, the resolved parameters."""
-        with atomic(self / "params.yaml") as temporary:
-            temporary.write_text(to_yaml(params), encoding="utf-8")
+        write_text(self / "params.yaml", to_yaml(params))
 
     def read(self, name: str) -> dict[str, Any]:
         """Return a JSON file of the run, ``{}`` if it does not exist."""
@@ -205,3 +213,21 @@ def command(run: Run, stage: str) -> str:
     if stage in FIELDS["experiments"].choices:
         return f"python -m cddpm_core report --params {params} -p experiments '[{stage}]'"
     return f"python -m cddpm_core stage {stage} --params {params}"
+
+
+def word_folders(run: Run, params: Params) -> list[Path]:
+    """Return the folders with the author's words: the run's, then that of the parameter ``words``.
+
+    Raises `UserError` if that is no folder.
+    """
+    given = params.words
+    if given and not Path(given).is_dir():
+        raise UserError(f"words: {given} is not a folder, expected one with "
+                        f"{', '.join(f'{name}.md' for name in OWN_WORDS)}")
+    return [run / "report", *([Path(given)] if given else [])]
+
+
+def word_files(run: Run, params: Params) -> list[Path]:
+    """Return all files in these folders: texts, pictures, bibliographies."""
+    return [path for folder in word_folders(run, params) for path in sorted(folder.rglob("*"))
+            if path.is_file() and not path.name.startswith(".")]

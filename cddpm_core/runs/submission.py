@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import Image
@@ -17,8 +16,7 @@ from PIL import Image
 from cddpm_core.config.errors import UserError
 from cddpm_core.config.files import atomic, project_root
 from cddpm_core.data.labels import CONDITION_FILES, condition_file, read_conditions
-from cddpm_core.runs.run import Run, command
-from cddpm_core.runs.words import word_files, word_folders
+from cddpm_core.runs.run import Run, command, word_files, word_folders
 
 __all__ = ["check_submission", "write_submission"]
 
@@ -40,10 +38,10 @@ def write_submission(run: Run) -> Path:
     the zip's name. Without an author or a number it has the name of the run. The same files give
     the same zip. Raises `UserError` that names a missing file and the command that makes it.
     """
-    name = submission_name(run)
+    name, contents = submission_name(run), _contents(run)
     path = run.outputs / f"{name}.zip"
     with atomic(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as file:
-        for inside, source in (*_results(run), *_words(run), *_code()):
+        for inside, source in contents.items():
             about = zipfile.ZipInfo(f"{name}/{inside}")  # without a date, to be reproducible
             about.compress_type, about.external_attr = zipfile.ZIP_DEFLATED, READABLE
             file.writestr(about, source.read_bytes())
@@ -62,10 +60,11 @@ def check_submission(run: Run) -> list[str]:
     p, metrics = run.params(), run.read("metrics.json")
     found = [f"{key}: not given; make report {key.upper()}=... puts it into the report and the "
              "name of the zip" for key in ("author", "student_id") if not getattr(p, key)]
+    wanted = [run / name for name in _wanted()]
     found += [f"{path}: does not exist yet, '{command(run, 'report')}' makes it"
-              for name in _wanted() if not (path := run / name).is_file()]
-    found += [f"{run / name}: expected a PNG picture of 64 × 64 pixels" for name in _wanted()
-              if name.endswith(".png") and (run / name).is_file() and not _is_image(run / name)]
+              for path in wanted if not path.is_file()]
+    found += [f"{path}: expected a PNG picture of 64 × 64 pixels" for path in wanted
+              if path.suffix == ".png" and path.is_file() and not _is_image(path)]
     if not metrics.get("train", {}).get("finished", True):
         found.append("the training is not finished")
     if metrics.get("data", {}).get("kind") != "real":
@@ -97,25 +96,17 @@ def _wanted() -> list[str]:
                             for i in range(len(read_conditions(condition_file(name)))))]
 
 
-def _results(run: Run) -> Iterator[tuple[str, Path]]:
-    for name in _wanted():
-        if not (run / name).is_file():
-            raise UserError(f"{run / name}: does not exist yet, first run "
-                            f"'{command(run, 'report')}'")
-        yield name, run / name
-
-
-def _words(run: Run) -> Iterator[tuple[str, Path]]:
-    yield "params.yaml", run / "params.yaml"
-    given: dict[str, Path] = {}
+def _contents(run: Run) -> dict[str, Path]:
+    """What the zip holds, and where that is."""
+    found = {name: run / name for name in (*_wanted(), "params.yaml")}
+    for path in found.values():
+        if not path.is_file():
+            raise UserError(f"{path}: does not exist yet, first run '{command(run, 'report')}'")
     for path in word_files(run, run.params()):  # of two with a name the first is in the report
-        given.setdefault(path.name, path)
-    yield from ((f"report/{name}", path) for name, path in given.items())
-
-
-def _code() -> Iterator[tuple[str, Path]]:
+        found.setdefault(f"report/{path.name}", path)
     root = project_root()
     for name in CODE:
         for path in [root / name, *sorted((root / name).rglob("*"))]:
             if path.is_file() and LEFT_OUT.isdisjoint(path.relative_to(root).parts):
-                yield f"code/{path.relative_to(root).as_posix()}", path
+                found[f"code/{path.relative_to(root).as_posix()}"] = path
+    return found
