@@ -41,7 +41,7 @@ from cddpm_core.evaluation.evaluate import get_evaluator
 from cddpm_core.evaluation.evaluator import Evaluator
 from cddpm_core.evaluation.score import evaluator_facts, score
 from cddpm_core.model.network import ClassConditionedUnet
-from cddpm_core.runs.provenance import made_with
+from cddpm_core.runs.manifest import made_with
 from cddpm_core.runs.run import Run
 from cddpm_core.sampling.pipeline import ClassConditionedPipeline, load_pipeline
 from cddpm_core.sampling.sample import image_seeds, sample

@@ -69,7 +69,7 @@ def import_model(source: str | Path, params: Params) -> Run:
     or the weights are not those of ``params``.
     """
     from cddpm_core.config.device import device_of
-    from cddpm_core.runs.provenance import made_with
+    from cddpm_core.runs.manifest import made_with
     from cddpm_core.sampling.pipeline import save_pipeline
 
     source, run = typed_path(source), Run(params.run)

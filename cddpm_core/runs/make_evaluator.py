@@ -12,7 +12,7 @@ from cddpm_core.config.files import typed_path, write_json
 from cddpm_core.config.schema import Params
 from cddpm_core.evaluation.stand_in import CARD, SUFFIX, WEIGHTS, save_stand_in
 from cddpm_core.evaluation.stand_in_training import train_stand_in
-from cddpm_core.runs.provenance import made_with
+from cddpm_core.runs.manifest import made_with
 from cddpm_core.runs.run import Run
 
 __all__ = ["make_evaluator"]

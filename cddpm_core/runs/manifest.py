@@ -1,21 +1,68 @@
-"""The manifest of a run: its parameters, versions and inputs, and a hash of every file."""
+"""What a run was made with: machine, versions and commit, inputs, and a hash of every file."""
 
 from __future__ import annotations
 
 import json
+import os
+import platform
+import re
+import subprocess
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from cddpm_core.config.device import device_of
+import psutil
+import torch
+
+from cddpm_core.config.device import arithmetic_of, device_of
 from cddpm_core.config.errors import UserError
-from cddpm_core.config.files import SCHEMA, check_schema, sha256_of, typed_path, write_json
+from cddpm_core.config.files import (
+    SCHEMA,
+    check_schema,
+    project_root,
+    sha256_of,
+    typed_path,
+    write_json,
+)
 from cddpm_core.config.schema import Params
 from cddpm_core.data.source import data_source
 from cddpm_core.evaluation.stand_in import WEIGHTS
-from cddpm_core.runs.provenance import made_with
 from cddpm_core.runs.run import Run
 
-__all__ = ["verify", "write_manifest"]
+__all__ = ["made_with", "verify", "write_manifest"]
+
+
+def made_with(params: Params, device: torch.device) -> dict[str, str]:
+    """Return machine, versions and git commit, as strings for the report's appendix."""
+    memory = psutil.virtual_memory().total / 2**30
+    # Processors of one name may have different vector instructions, and be ten times as fast.
+    machine = (f"{_processor()} ({torch.backends.cpu.get_cpu_capability()}), {os.cpu_count()} "
+               f"cores, {memory:.0f} GiB")
+    if device.type == "cuda":
+        machine += f", {torch.cuda.get_device_name(device)}"
+    packages = ("cddpm-core", "torch", "torchvision", "diffusers", "numpy")
+    return {"machine": machine, "device": str(device),
+            "arithmetic": arithmetic_of(params.mixed_precision, device),
+            "system": f"{platform.system()} {platform.machine()}",
+            "python": platform.python_version(), **{name: version(name) for name in packages},
+            "commit": _commit()}
+
+
+def _processor() -> str:
+    try:
+        found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
+    except OSError:
+        found = None
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def _commit() -> str:
+    describe = ["git", "-C", str(project_root()), "describe", "--always", "--exclude=*",
+                "--abbrev=12", "--dirty= with uncommitted changes"]
+    try:
+        return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "not a git checkout"
 
 
 def write_manifest(run: Run, params: Params) -> dict[str, Any]:

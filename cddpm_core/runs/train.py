@@ -1,4 +1,4 @@
-"""Training of a run: from a notebook, from the command line, or in several processes.
+"""Training of a run, evaluated on the way: in a notebook, by command, or in several processes.
 
 ``accelerate launch -m cddpm_core train --params params/full.yaml`` trains the run of that name;
 the stages that come after find it finished.
@@ -8,36 +8,81 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import io
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
 from cddpm_core.config.errors import UserError
-from cddpm_core.config.files import project_root
+from cddpm_core.config.files import atomic, project_root
 from cddpm_core.config.presets import to_yaml
 from cddpm_core.config.schema import Params
-from cddpm_core.data.dataset import IclevrDataset
+from cddpm_core.data.dataset import ConditionDataset, IclevrDataset
 from cddpm_core.data.source import data_source, load_dataset
-from cddpm_core.evaluation.evaluate import get_evaluator
+from cddpm_core.evaluation.evaluate import get_evaluator, sample_and_score
 from cddpm_core.evaluation.evaluator import Evaluator
+from cddpm_core.evaluation.fidelity import expected_sharpness, sharpness
+from cddpm_core.evaluation.images import grid_image
 from cddpm_core.runs.archive import record_training
 from cddpm_core.runs.importing import without_training
 from cddpm_core.runs.lock import locked
-from cddpm_core.runs.periodic import periodic_evaluation
 from cddpm_core.runs.run import OUTPUTS, Run
 from cddpm_core.runs.session import Session
 from cddpm_core.runs.tracking import Watch, check_tracker, tracked
+from cddpm_core.sampling.pipeline import ClassConditionedPipeline, save_pipeline
 from cddpm_core.training.distribution import accelerator_of, check_devices
 from cddpm_core.training.loop import train
 
-__all__ = ["launch", "train_in", "train_run", "train_session"]
+__all__ = ["early_variant", "launch", "periodic_evaluation", "train_in", "train_run",
+           "train_session"]
+
+
+def early_variant(run: Run, params: Params, epochs: int) -> Run:
+    """Return the folder of a variant of the timesteps experiment, stopped after ``epochs``."""
+    return Run(f"T{params.num_train_timesteps}_stopped{epochs}of{params.epochs}",
+               outputs=run / "timesteps")
+
+
+def periodic_evaluation(run: Run, params: Params, dataset: IclevrDataset, evaluator: Evaluator,
+                        accelerator: Accelerator | None = None) -> Callable[
+        [ClassConditionedPipeline, str], dict[str, Any]]:
+    """Return the ``evaluate`` of `training.loop.train`.
+
+    Called with a pipeline and a name such as ``epoch_003``, it samples the conditions of
+    ``test``, writes the grid to ``figures/progress/<name>.png`` and returns
+    ``{"test": {"micro": ..., "macro": ..., "sharpness": ...}}``, the last relative to training
+    images with as many objects. The pipeline of the epoch ``experiment_epochs`` is
+    kept as a variant of the timesteps experiment. Each process of an ``accelerator`` samples a
+    part of the images, and the first one writes.
+    """
+    conditions = ConditionDataset("test")
+    # The curve shows what the network has learned, so the evaluator does not guide here.
+    params = params.replace(evaluator_guidance=0.0)
+    expected = functools.cache(lambda: expected_sharpness(dataset, conditions.conditions))
+
+    def evaluate(pipeline: ClassConditionedPipeline, name: str) -> dict[str, Any]:
+        images, scored = sample_and_score(pipeline, evaluator, conditions, params,
+                                          accelerator=accelerator)
+        found = {"test": {"micro": scored["micro"], "macro": scored["macro"],
+                          "sharpness": sharpness(images) / expected()}}
+        if accelerator and not accelerator.is_main_process:
+            return found
+        with atomic(run / f"figures/progress/{name}.png") as temporary:
+            grid_image(images).save(temporary, format="png")
+        if params.experiment_epochs and name == f"epoch_{params.experiment_epochs:03d}":
+            save_pipeline(pipeline, early_variant(run, params, params.experiment_epochs) / "model")
+        return found
+
+    return evaluate
+
 
 def train_in(run: Run, params: Params, dataset: IclevrDataset, evaluator: Evaluator, *,
              watch: Watch | None = None, accelerator: Accelerator | None = None) -> dict[str, Any]:
