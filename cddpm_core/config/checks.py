@@ -18,7 +18,7 @@ __all__ = ["check_together"]
 def check_together(p: Params) -> None:
     """Raise `UserError` for values that exclude one another, and for text of the wrong form."""
     if not re.fullmatch("([A-Za-z0-9][A-Za-z0-9_-]*)?", p.student_id):
-        raise UserError(f"student_id: expected letters, digits, '_' and '-', found "
+        raise UserError("student_id: expected letters, digits, '_' and '-', found "
                         f"{shown(p.student_id)}")
     if not re.fullmatch("[a-z]{2,3}(-[A-Z][A-Za-z]{1,3})?", p.language):
         raise UserError("language: expected a code of two or three lower-case letters such as "
@@ -29,18 +29,14 @@ def check_together(p: Params) -> None:
     _check_network(p)
     SAMPLERS[p.sampler].check(p.num_inference_steps, p.num_train_timesteps)
     if p.guidance_scale != 1 and p.label_drop == 0:
-        raise UserError(
-            f"guidance_scale: {p.guidance_scale:g} needs a model trained with dropped labels, "
-            "expected label_drop above 0 or guidance_scale 1"
-        )
+        raise UserError(f"guidance_scale: {p.guidance_scale:g} needs a model trained with dropped "
+                        "labels, expected label_drop above 0 or guidance_scale 1")
     if len(p.guidance_interval) != 2 or p.guidance_interval[0] > p.guidance_interval[1]:
         raise UserError("guidance_interval: expected two fractions of T, the lower one first, "
                         f"found {p.guidance_interval}")
     if p.loss_weighting == "velocity" and p.prediction_type == "epsilon":
-        raise UserError(
-            "loss_weighting: the velocity weight of an error of epsilon has no bound, "
-            "expected uniform, min_snr or balanced with prediction_type epsilon"
-        )
+        raise UserError("loss_weighting: the velocity weight of an error of epsilon has no bound, "
+                        "expected uniform, min_snr or balanced with prediction_type epsilon")
 
 
 def _check_network(p: Params) -> None:
@@ -49,10 +45,8 @@ def _check_network(p: Params) -> None:
     if levels > 10:
         raise UserError(f"blocks: expected at most 10 levels, found {levels}")
     if levels != len(p.channels) or not levels:
-        raise UserError(
-            f"blocks and channels: expected two lists of the same length, one entry per level, "
-            f"found {levels} and {len(p.channels)} entries"
-        )
+        raise UserError("blocks and channels: expected two lists of the same length, one entry per "
+                        f"level, found {levels} and {len(p.channels)} entries")
     if p.class_emb_size % 4:
         raise UserError(f"class_emb_size: expected a multiple of 4, found {p.class_emb_size}")
     if p.backbone == "u_vit" and p.blocks != [0] * (levels - 1) + [1]:
@@ -65,13 +59,9 @@ def _check_network(p: Params) -> None:
     attending = [c for c, block in zip(p.channels, [*p.blocks[:-1], 1], strict=True) if block]
     width = p.class_emb_size // 4 * math.gcd(*attending)
     if width % p.attention_head_dim:
-        raise UserError(
-            f"attention_head_dim: expected a divisor of {width}, which divides the width of every "
-            f"level with attention, found {p.attention_head_dim}"
-        )
+        raise UserError(f"attention_head_dim: expected a divisor of {width}, which divides the "
+                        f"width of every level with attention, found {p.attention_head_dim}")
     shrink = p.patch_size * 2 ** (levels - 1)
     if p.image_size % shrink:
-        raise UserError(
-            f"image_size: expected a multiple of {shrink} (patch_size {p.patch_size} and "
-            f"{levels} levels), found {p.image_size}"
-        )
+        raise UserError(f"image_size: expected a multiple of {shrink} (patch_size {p.patch_size} "
+                        f"and {levels} levels), found {p.image_size}")

@@ -10,17 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from cddpm_core.config.errors import UserError, did_you_mean, shown
-from cddpm_core.config.parameter import Parameter, convert, sentence
+from cddpm_core.config.parameter import Checked, Parameter, convert, sentence
 from cddpm_core.config.params import FIELDS, Params
 
 __all__ = ["CHAPTERS", "FIELDS", "Parameter", "Params", "applies", "coerce",
            "keys_affecting", "keys_in", "resolve", "sampling_variants"]
 
+Kind = TypeVar("Kind", bound=Checked)
 CHAPTERS = tuple(dict.fromkeys(field.chapter for field in FIELDS.values()))
 
 
@@ -75,12 +76,12 @@ def coerce(key: str, value: Any, where: str = "") -> Any:
         raise UserError(at + sentence(error, FIELDS)) from None
 
 
-def resolve(values: Mapping[str, Any], where: str = "") -> Params:
+def resolve(values: Mapping[str, Any], where: str = "", kind: type[Kind] = Params) -> Kind:
     """Return `Params` with the given values over the defaults; `UserError` for unknown keys."""
     for key in values:
         if not isinstance(key, str):
             raise UserError(f"{where or 'parameters'}: expected names as keys, found {shown(key)}")
     try:
-        return Params(**values)
+        return kind(**values)
     except UserError as error:
         raise UserError(f"{where}: {error}" if where else str(error)) from None

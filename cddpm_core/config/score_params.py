@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cddpm_core.config.cells import cell_parameters
-from cddpm_core.config.errors import UserError
 from cddpm_core.config.files import project_root, typed_path
 from cddpm_core.config.parameter import Checked, key
-from cddpm_core.config.schema import FIELDS
+from cddpm_core.config.schema import FIELDS, resolve
 
 __all__ = ["SCORE_FIELDS", "ScoreParams", "score_params"]
 
@@ -50,10 +49,7 @@ def score_params(namespace: Mapping[str, Any]) -> ScoreParams:
 
     A path that is not below the working directory may be below the root of the checkout.
     """
-    try:
-        found = ScoreParams(**cell_parameters(namespace, ScoreParams)[0])
-    except UserError as error:
-        raise UserError(f"notebook parameters: {error}") from None
+    found = resolve(cell_parameters(namespace, ScoreParams)[0], "notebook parameters", ScoreParams)
     elsewhere = {name: str(project_root() / getattr(found, name)) for name in PATHS}
     return found.model_copy(update={
         name: path for name, path in elsewhere.items()

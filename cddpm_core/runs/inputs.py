@@ -109,23 +109,20 @@ def _package_data(modules: Mapping[str, str], package: Path = PACKAGE) -> dict[s
 def why_run(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     """Return why a stage has to run; None if nothing it was made from has changed.
 
-    ``before`` is what ``status.json`` records of the stage (empty: never run), ``now`` are its
-    `stage_inputs`.
+    ``before`` is what ``status.json`` records of it (empty: never run), ``now`` its `stage_inputs`.
     """
     if "state" not in before or "inputs" not in before:
         return NEW
     if before["state"] != "done":
         return STATES.get(before["state"], "it was interrupted")
-    old = before["inputs"]
-    said = []
+    old, said = before["inputs"], []
     params = _differing(old["params"], now["params"])
     if gone := [key for key in params if key not in now["params"]]:
         params = [key for key in params if key not in gone]
-        said.append(f"{_listed(gone)} no longer matters" if len(gone) == 1 else
-                    f"{_listed(gone)} no longer matter")
-    if len(params) == 1 and params[0] in old["params"] and params[0] in now["params"]:
-        values = (shown(found["params"][params[0]]) for found in (old, now))
-        said.append("{} changed from {} to {}".format(params[0], *values))
+        said.append(f"{_listed(gone)} no longer matter{'s' if len(gone) == 1 else ''}")
+    if len(params) == 1 and (key := params[0]) in old["params"]:
+        said.append(f"{key} changed from {shown(old['params'][key])} to "
+                    f"{shown(now['params'][key])}")
     elif params:
         said.append(f"{_listed(params)} changed")
     things = [*(["its notebook"] if old["notebook"] != now["notebook"] else []),

@@ -36,17 +36,14 @@ def open_trained(namespace: Mapping[str, Any]) -> Session:
     `pretrained_run` if that is not trained.
     """
     values, paths = cell_parameters(namespace, Params)
-    named = values.get("run")
-    run, params = pretrained_run(), None
+    named, run = values.get("run"), pretrained_run()
     if named != NAME:
-        usual, found = open_run({**values, **paths}, write=False)
+        usual, params = open_run({**values, **paths}, write=False)
         if named or (usual / "model").exists() or not run.folder.exists():
-            run, params = usual, found
-    if params is None:
-        params = resolve({**run.params().to_dict(), **values, "run": NAME}, "notebook parameters")
-        print(f"run {NAME!r}, whose weights come with the package")
-    else:
-        print(f"run {run.name!r}")
+            print(f"run {usual.name!r}")
+            return Session(usual, params)
+    params = resolve({**run.params().to_dict(), **values, "run": NAME}, "notebook parameters")
+    print(f"run {NAME!r}, whose weights come with the package")
     return Session(run, params)
 
 

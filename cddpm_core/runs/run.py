@@ -29,6 +29,7 @@ from cddpm_core.config.files import (
 from cddpm_core.config.presets import PATHS, absolute, read_yaml, to_yaml
 from cddpm_core.config.progress import HEADLESS, headless
 from cddpm_core.config.schema import FIELDS, Params, coerce, resolve
+from cddpm_core.training.history import read_history
 
 __all__ = ["OUTPUTS", "OWN_WORDS", "Run", "command", "open_run", "run_name", "word_files",
            "word_folders"]
@@ -123,8 +124,6 @@ class Run:
 
     def history(self) -> list[dict[str, Any]]:
         """Return the lines of ``history.jsonl``, oldest first."""
-        from cddpm_core.training.history import read_history
-
         return read_history(self.folder)
 
     def save_figure(self, figure: Any, name: str) -> Path:

@@ -48,25 +48,26 @@ def tracked(run: Run, params: Params, watch: Watch | None) -> Iterator[Watch | N
     if params.report_to == "none":
         yield watch
         return
-    from cddpm_core.training.history import read_history
+    tracker = None
 
-    with contextlib.ExitStack() as stack:
-        trackers: list[GeneralTracker] = []
+    def both(folder: Path) -> None:
+        nonlocal tracker
+        line = run.history()[-1]
+        # Only now is it known at which step a training goes on.
+        tracker = tracker or _started(run, params, line["step"])
+        _send(tracker, run, line)
+        if watch:
+            watch(folder)
 
-        def both(folder: Path) -> None:
-            line = read_history(folder)[-1]
-            if not trackers:  # only now is it known at which step a training goes on
-                trackers.append(_started(run, params, line["step"]))
-                stack.callback(trackers[0].finish)
-            _send(trackers[0], run, line)
-            if watch:
-                watch(folder)
-
+    try:
         yield both
+    finally:
+        if tracker:
+            tracker.finish()
 
 
 def _started(run: Run, params: Params, step: int) -> GeneralTracker:
-    """Return the tracker, which has begun a log or goes on with that of the run at ``step``."""
+    """The tracker, which has begun a log or goes on with that of the run at ``step``."""
     from accelerate import PartialState
     from accelerate.tracking import TensorBoardTracker, WandBTracker
 
@@ -87,7 +88,7 @@ def _started(run: Run, params: Params, step: int) -> GeneralTracker:
 
 
 def _wandb_id(run: Run) -> str:
-    """Return the id of this training in Weights & Biases, the same when it is resumed."""
+    """The id of this training in Weights & Biases, the same when it is resumed."""
     path = run / "wandb/id"
     if not path.exists():
         write_text(path, secrets.token_hex(8))
