@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
+from cddpm_core.config.errors import UserError
+from cddpm_core.config.files import atomic, typed_path, write_json
+from cddpm_core.config.schema import Params
 from cddpm_core.config.score_params import SCORE_FIELDS, ScoreParams
 
 __all__ = ["evaluator_commands", "score_command"]
@@ -64,16 +68,34 @@ def evaluator_commands() -> None:
               show_default=True, help="Number of rendered images.")
 @click.option("--epochs", type=click.IntRange(min=1), default=6, show_default=True)
 @click.option("--device", default="auto", show_default=True)
-def evaluator_train(**options: Any) -> None:
+def evaluator_train(out: str, release: bool, device: str, **recipe: int) -> None:
     """Train a stand-in evaluator on rendered scenes, a private one or the package's."""
-    from cddpm_core.runs.make_evaluator import make_evaluator
+    from cddpm_core.config.device import device_of
+    from cddpm_core.evaluation.stand_in import CARD, SUFFIX, WEIGHTS, save_stand_in
+    from cddpm_core.evaluation.stand_in_training import train_stand_in
+    from cddpm_core.runs.manifest import made_with
+    from cddpm_core.runs.run import Run
 
+    params = Params(device=device)
+    where, started = device_of(params), time.monotonic()
+    if release and out:
+        raise UserError(f"--out: expected none with --release, found {out}")
+    path = typed_path(out) if out else Run("evaluator") / f"seed{recipe['seed']}{SUFFIX}"
+    path = WEIGHTS if release else path
+    if path.suffix != SUFFIX or path.is_dir():
+        raise UserError(f"--out: expected a file {'*' + SUFFIX}, found {out}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    evaluator = train_stand_in(**recipe, device=where)
     command = " ".join(["python -m cddpm_core evaluator train", *(
-        f"--{name.removeprefix('num_')} {options[name]}"
+        f"--{name.removeprefix('num_')} {recipe[name]}"
         for name in ("seed", "num_images", "epochs"))])
-    path, about = make_evaluator(**options, command=command)
-    print(f"{os.path.relpath(path)}: micro {about['heldout']['micro']:.4f} on held-out scenes; ",
-          "all runs use it now" if options["release"] else
+    facts = {"command": command, "recipe": recipe, "seconds": round(time.monotonic() - started, 1),
+             "made_with": made_with(params, where)}
+    sha256 = save_stand_in(evaluator, path, facts)
+    if release:
+        write_json(CARD, {**facts, "heldout": evaluator.heldout, "sha256": sha256})
+    print(f"{os.path.relpath(path)}: micro {evaluator.heldout['micro']:.4f} on held-out scenes; ",
+          "all runs use it now" if release else
           f"use it with -p evaluator {os.path.relpath(path)}", sep="")
 
 
@@ -86,7 +108,6 @@ def evaluator_agreement(folder: str, **options: Any) -> None:
     FOLDER holds grids of images and manifest.json, with the official score of each grid.
     """
     params = ScoreParams(**options)
-    from cddpm_core.config.files import atomic, typed_path, write_json
     from cddpm_core.evaluation.agreement import agreement
     from cddpm_core.report.verdicts import agreement_figure, agreement_lines
 

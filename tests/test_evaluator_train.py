@@ -8,11 +8,11 @@ import torch
 
 from cddpm_core.__main__ import main
 from cddpm_core.config.schema import Params
+from cddpm_core.evaluation import stand_in, stand_in_training
 from cddpm_core.evaluation.evaluate import get_evaluator
 from cddpm_core.evaluation.evaluator import Evaluator
 from cddpm_core.evaluation.network import StandInNetwork
 from cddpm_core.evaluation.stand_in import load_stand_in
-from cddpm_core.runs import make_evaluator as module
 from cddpm_core.runs.run import OUTPUTS
 
 COMMAND = ["evaluator", "train", "--images", "40", "--epochs", "1", "--seed", "3", "--device",
@@ -34,7 +34,7 @@ def untrained(monkeypatch):
         calls.append(options)
         return Evaluator(StandInNetwork(), "stand-in", "", heldout={"micro": 0.25, "images": 40})
 
-    monkeypatch.setattr(module, "train_stand_in", train)
+    monkeypatch.setattr(stand_in_training, "train_stand_in", train)
     return calls
 
 
@@ -59,7 +59,7 @@ def test_it_goes_where_it_is_asked_to(tmp_path, outputs, untrained, capsys):
 def test_a_release_replaces_weights_and_card(tmp_path, untrained, monkeypatch, capsys):
     weights, card = tmp_path / "weights.safetensors", tmp_path / "card.json"
     for name, path in (("WEIGHTS", weights), ("CARD", card)):
-        monkeypatch.setattr(module, name, path)
+        monkeypatch.setattr(stand_in, name, path)
     assert main([*COMMAND, "--release"]) == 0
     assert capsys.readouterr().out.endswith("all runs use it now\n")
     about = json.loads(card.read_text())
