@@ -98,11 +98,10 @@ def _facts(path: Path, times: bool) -> tuple[Any, ...]:
     return (path.name, about.st_size, *([about.st_mtime_ns] if times else []))
 
 
-def _package_data(modules: Mapping[str, str], package: Path = PACKAGE) -> dict[str, str]:
-    root = package.parent
-    return {path.relative_to(root).as_posix(): sha256_of(path)
-            for module, folder in PACKAGE_DATA.items() if f"{package.name}/{module}" in modules
-            for path in sorted((package / folder).rglob("*"))
+def _package_data(modules: Mapping[str, str]) -> dict[str, str]:
+    return {path.relative_to(PACKAGE.parent).as_posix(): sha256_of(path)
+            for module, folder in PACKAGE_DATA.items() if f"{PACKAGE.name}/{module}" in modules
+            for path in sorted((PACKAGE / folder).rglob("*"))
             if path.is_file() and path.suffix != ".md"}
 
 

@@ -60,28 +60,24 @@ def reached_modules(code: Iterable[str], package: Path = PACKAGE) -> dict[str, s
     """
     cells = [_parse_cell(text) for text in code]
     names = {name for cell in cells for name in _attributes(cell)}
-    while True:
-        todo = [name for cell in cells for name in _imports(cell, package.name)]
-        found: dict[Path, str] = {}
-        users = set(names)
-        while todo:
-            for path in _files(todo.pop(), package):
-                if path in found:
-                    continue
-                tree, found[path] = _parsed(path, path.stat().st_mtime_ns)
-                inside = path.relative_to(package).as_posix()
-                if inside == SESSION:
-                    tree = _without_unused_properties(tree, names)
-                imported = list(_imports(tree, package.name))
-                if f"{package.name}.runs.session" in imported:
-                    users |= _attributes(tree)
-                if inside.startswith("config/"):
-                    imported = [n for n in imported if n.startswith(f"{package.name}.config")]
-                todo += imported
-        if users == names:
-            return {path.relative_to(package.parent).as_posix(): found[path]
-                    for path in sorted(found)}
-        names = users
+    todo = [name for cell in cells for name in _imports(cell, package.name)]
+    found: dict[Path, str] = {}
+    while todo:
+        for path in _files(todo.pop(), package):
+            if path in found:
+                continue
+            tree, found[path] = _parsed(path, path.stat().st_mtime_ns)
+            inside = path.relative_to(package).as_posix()
+            if inside == SESSION:
+                tree = _without_unused_properties(tree, names)
+            imported = list(_imports(tree, package.name))
+            if f"{package.name}.runs.session" in imported and not _attributes(tree) <= names:
+                names |= _attributes(tree)
+                found.pop(package / SESSION, None)  # more of its properties count now
+            if inside.startswith("config/"):
+                imported = [n for n in imported if n.startswith(f"{package.name}.config")]
+            todo += imported
+    return {path.relative_to(package.parent).as_posix(): found[path] for path in sorted(found)}
 
 
 @lru_cache(maxsize=1000)
