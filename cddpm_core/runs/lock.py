@@ -18,7 +18,6 @@ from cddpm_core.config.files import remove_leftovers, write_json
 
 __all__ = ["locked"]
 
-
 # What a file system without locks says, such as some network drives.
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+from jupyter_client.kernelspec import KernelSpecManager
 from nbformat import NotebookNode
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.iorw import papermill_io
@@ -46,20 +46,13 @@ class Engine(NBClientEngine):
                                write="open_session" in opens)
             except UserError as error:
                 raise Refused(str(error)) from None
-            if kernel_name == NATIVE or not _is_there(kernel_name):
+            # A notebook names the kernel of the machine that saved it, which may be none here.
+            if kernel_name == NATIVE or (
+                    kernel_name.lower() not in KernelSpecManager().find_kernel_specs()):
                 from cddpm_core.runs.kernel import OwnKernel
 
                 options["kernel_manager_class"] = OwnKernel
         return super().execute_notebook(nb, kernel_name, output_path=output_path, **options)
-
-
-def _is_there(kernel_name: str) -> bool:
-    """Whether Jupyter knows a kernel: a notebook names the one of the machine that saved it."""
-    try:
-        KernelSpecManager().get_kernel_spec(kernel_name)
-    except NoSuchKernel:
-        return False
-    return True
 
 
 def _prepared(nb: NotebookNode, kernel_name: str, *, about_a_run: bool,
