@@ -136,10 +136,7 @@ def _value(name: str, assigned: _Assigned, fields: Mapping[str, Parameter],
     """The value of an expression; a number that stands for a text is the text."""
     expression, cell = assigned
     try:
-        if _is_plain(assigned):
-            value = ast.literal_eval(expression)
-        else:
-            value = eval(compile(ast.Expression(expression), "parameters cell", "eval"), {**names})
+        value = eval(compile(ast.Expression(expression), "parameters cell", "eval"), {**names})
     except Exception as error:
         raise UserError(f"parameters cell: {name} = {shown(ast.unparse(expression))} cannot be "
                         f"computed ({type(error).__name__}: {error})") from None

@@ -1,7 +1,6 @@
 """A model that was trained elsewhere as a run: by an older run of this package or another script.
 
-Other scripts train diffusers' `UNet2DModel` with a linear layer as its ``class_embedding``; their
-names are mapped to those of `ClassConditionedUnet`. What needs torch is imported where it is used.
+What needs torch is imported where it is used.
 """
 
 from __future__ import annotations
