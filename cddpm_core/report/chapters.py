@@ -7,31 +7,27 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from cddpm_core.config.schema import FIELDS
 from cddpm_core.data.labels import CONDITION_FILES
-from cddpm_core.report import (  # the charts bring their captions
-    analysis_charts,  # noqa: F401
+from cddpm_core.report import (
     analysis_text,
     bench_tables,
-    charts,  # noqa: F401
-    diagram,  # noqa: F401
     findings,
     fixed_text,
     methods,
     network_text,
-    published,
     run_tables,
     tables,
 )
 from cddpm_core.report.author import author_words
 from cddpm_core.report.bench_charts import bench_figure, scale_figure
-from cddpm_core.report.captions import drawn, figure, see
+from cddpm_core.report.captions import drawn, figure, figures, see
 from cddpm_core.report.compare import group_runs
 from cddpm_core.report.facts import Facts
 from cddpm_core.report.figures import run_rows
 from cddpm_core.report.language import say, speaking
-from cddpm_core.report.sections import Section
 from cddpm_core.report.training_charts import experiment_curves, runs_figure
 from cddpm_core.runs.run import Run
 from cddpm_core.runs.stages import check_runs
@@ -41,6 +37,24 @@ __all__ = ["appendix", "closer_look", "conclusion", "denoising", "discussion",
            "speed", "training", "with_other_runs"]
 
 MOST_RUNS = 16  # in a figure of runs
+
+
+@dataclass(frozen=True, repr=False)
+class Section:
+    """A heading with the parts below it: Markdown, or sections one level deeper."""
+
+    title: str
+    parts: tuple[str | Section, ...]
+
+    def markdown(self, level: int = 1) -> str:
+        """Return the section as Markdown, its heading at a level; empty without any content."""
+        found = [part.markdown(level + 1) if isinstance(part, Section) else part.strip()
+                 for part in self.parts]
+        filled = [part for part in found if part]
+        return "\n\n".join([f"{'#' * level} {self.title}", *filled]) if filled else ""
+
+    def _repr_markdown_(self) -> str:
+        return self.markdown()
 
 
 def _chapter(write: Callable[[Facts], Section]) -> Callable[[Facts], Section]:
@@ -72,20 +86,15 @@ def implementation(facts: Facts) -> Section:
     return _section(
         "Implementation details",
         _section("Data and label encoding",
-                 see(facts, methods.data_text(facts), "data_examples"),
-                 figure(facts, "data_examples"),
-                 see(facts, fixed_text.encoding_text(), "data_labels", "data_pixels"),
-                 figure(facts, "data_labels"), figure(facts, "data_pixels"),
+                 *figures(facts, methods.data_text(facts), "data_examples"),
+                 *figures(facts, fixed_text.encoding_text(), "data_labels", "data_pixels"),
                  tables.label_table(facts), methods.comparison_text(facts),
                  tables.comparison_table(facts), figure(facts, "data_reference")),
         _section("Model", see(facts, network_text.network_text(facts), "tbl:levels", "network"),
-                 tables.unet_table(p, rows),
-                 figure(facts, "network")),
+                 tables.unet_table(p, rows), figure(facts, "network")),
         _section("Noise schedule", fixed_text.forward_text(),
-                 see(facts, methods.schedule_text(p), "schedule", "forward"),
-                 figure(facts, "schedule"), figure(facts, "forward")),
-        _section("Training objective", see(facts, methods.objective_text(p), "step"),
-                 figure(facts, "step")),
+                 *figures(facts, methods.schedule_text(p), "schedule", "forward")),
+        _section("Training objective", *figures(facts, methods.objective_text(p), "step")),
         _section("Sampling", methods.sampling_text(p)),
         _section("Evaluation", methods.evaluator_text(facts), fixed_text.scoring_text()))
 
@@ -120,14 +129,14 @@ def results(facts: Facts) -> Section:
 @_chapter
 def denoising(facts: Facts) -> Section:
     """Return how images emerge from noise: each trajectory normalised and denormalised."""
-    shown = [
-        figure(facts, f"denoise_{name}_{kind}", kind, moments=len(about["timesteps"]),
-               condition=say("{labels} ({file}, row {row})", labels=", ".join(about["labels"]),
-                             file=f"{name}.json", row=about["row"]))
-        for name, about in facts.metrics.get("denoise", {}).items()
-        for kind in ("normalised", "denormalised")]
-    names = [f"denoise_{name}_{kind}" for name in facts.metrics.get("denoise", {})
-             for kind in ("normalised", "denormalised")]
+    shown, names = [], []
+    for file, about in facts.metrics.get("denoise", {}).items():
+        condition = say("{labels} ({file}, row {row})", labels=", ".join(about["labels"]),
+                        file=f"{file}.json", row=about["row"])
+        for kind in ("normalised", "denormalised"):
+            names.append(f"denoise_{file}_{kind}")
+            shown.append(figure(facts, names[-1], kind, condition=condition,
+                                moments=len(about["timesteps"])))
     return _section("Denoising process", see(facts, findings.denoise_text(facts), *names), *shown)
 
 
@@ -143,9 +152,8 @@ def closer_look(facts: Facts) -> Section:
                  figure(facts, "analyse_confusion")),
         _section("Averaged and raw weights", analysis_text.weights_table(facts)),
         _section("Fidelity", figure(facts, "analyse_pairs"), analysis_text.fidelity_table(facts)),
-        _section("Copies and diversity", see(facts, "", "analyse_nearest", "analyse_diversity"),
-                 figure(facts, "analyse_nearest"),
-                 figure(facts, "analyse_diversity")))
+        _section("Copies and diversity",
+                 *figures(facts, "", "analyse_nearest", "analyse_diversity")))
 
 
 @_chapter
@@ -158,10 +166,9 @@ def experiments(facts: Facts) -> Section:
     return _section(
         "Experiments",
         _section("Number of timesteps", findings.experiment_text(facts),
-                 tables.timesteps_table(facts), see(facts, "", "timesteps_curves"),
-                 figure(facts, "timesteps_curves"), *grids),
-        _section("Samplers", see(facts, analysis_text.sampling_text(facts), "sampling_curves"),
-                 figure(facts, "sampling_curves"), analysis_text.sampling_table(facts)))
+                 tables.timesteps_table(facts), *figures(facts, "", "timesteps_curves"), *grids),
+        _section("Samplers", *figures(facts, analysis_text.sampling_text(facts),
+                                      "sampling_curves"), analysis_text.sampling_table(facts)))
 
 
 @_chapter
@@ -214,7 +221,7 @@ def conclusion(facts: Facts) -> Section:
 @_chapter
 def published_scores(facts: Facts) -> Section:
     """Return what others have reported for this task."""
-    return _section("Published scores", published.published_tables(),
+    return _section("Published scores", fixed_text.published_tables(),
                     findings.published_text(facts))
 
 

@@ -9,8 +9,8 @@ from report.example_metrics import write_example
 
 from cddpm_core.config.schema import Params
 from cddpm_core.report import chapters
+from cddpm_core.report.chapters import Section
 from cddpm_core.report.facts import read_facts
-from cddpm_core.report.sections import Section
 from cddpm_core.runs.run import Run
 
 

@@ -42,7 +42,7 @@ def facts(example):
 
 def test_sentences_and_tables_need_no_torch():
     modules = ("facts", "methods", "network_text", "findings", "analysis_text", "tables",
-               "captions", "bench_tables", "results", "published", "run_tables", "title_page")
+               "captions", "bench_tables", "results", "fixed_text", "run_tables", "title_page")
     names = ", ".join(f"cddpm_core.report.{name}" for name in modules)
     found = subprocess.run(
         [sys.executable, "-c", f"import sys, {names}; print('torch' in sys.modules, "
