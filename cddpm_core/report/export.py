@@ -7,33 +7,36 @@ come with Python packages; neither needs the network.
 
 from __future__ import annotations
 
+import base64
 import re
 import sys
 import tempfile
 from collections.abc import Sequence
-from importlib import resources as package_files
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pypandoc
 import typst
 from nbconvert.exporters import TemplateExporter
 from nbconvert.utils.exceptions import ConversionException
 from nbformat import NotebookNode
-from traitlets import Bool, default
+from traitlets import default
 from traitlets.config import Config
 
 from cddpm_core.config.errors import UserError
 from cddpm_core.config.files import atomic
+from cddpm_core.config.presets import read_yaml
+from cddpm_core.config.schema import Params, resolve
 from cddpm_core.report.document import Document
 from cddpm_core.report.fonts import font_faces, font_files, warn_of_missing_glyphs
 from cddpm_core.report.language import document_language, say, speaking
-from cddpm_core.report.preprocessors import EmbedAttachments, NeedsOutputs, TitlePage
+from cddpm_core.report.title_page import MIME, about_params
 from cddpm_core.runs.run import Run
 
 __all__ = ["ExportError", "LabReportHTML", "LabReportPDF", "export_report"]
 
-HERE = Path(str(package_files.files("cddpm_core") / "report"))
+HERE = Path(__file__).resolve().parent
 ASSETS = HERE / "assets"
 BIBLIOGRAPHY = ASSETS / "references.bib"
 
@@ -45,35 +48,24 @@ class ExportError(UserError, ConversionException):
 class LabReport(TemplateExporter):
     """What both exporters have in common."""
 
-    writer, standalone = "", ""  # pandoc's writer, and its template in the assets
+    # Pandoc's writer, its template in the assets, and the ending of the file.
+    writer, standalone, extension = "", "", ""
 
     @property
     def default_config(self) -> Config:
-        """Leave out what is about the notebook itself; prefer Markdown to plain text."""
+        """Leave out code and what is about the notebook itself; prefer Markdown to plain text."""
         return Config({
+            "Exporter": {
+                "file_extension": self.extension,
+                "default_preprocessors": [needs_outputs, take_title_page, embed_attachments,
+                                          "nbconvert.preprocessors.TagRemovePreprocessor"]},
+            "TemplateExporter": {
+                "template_name": "lab_report", "template_extension": ".md.j2",
+                "extra_template_basedirs": [str(HERE / "templates")], "exclude_input": True},
             "TagRemovePreprocessor": {"enabled": True, "remove_cell_tags": {"notebook-only"}},
             "NbConvertBase": {"display_data_priority": [
                 "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/latex",
                 "text/plain"]}})
-
-    exclude_input = Bool(True, help="Leave out the code.").tag(config=True)
-
-    @default("default_preprocessors")
-    def _preprocessors_of_the_report(self) -> list[Any]:
-        return [NeedsOutputs, TitlePage, EmbedAttachments,
-                "nbconvert.preprocessors.TagRemovePreprocessor"]
-
-    @default("template_name")
-    def _template_name(self) -> str:
-        return "lab_report"
-
-    @default("template_extension")
-    def _template_extension(self) -> str:
-        return ".md.j2"
-
-    @default("extra_template_basedirs")
-    def _basedirs(self) -> list[str]:
-        return [str(HERE / "templates")]
 
     def from_notebook_node(self, nb: NotebookNode, resources: Any = None,
                            **options: Any) -> tuple[Any, Any]:
@@ -98,7 +90,8 @@ class LabReport(TemplateExporter):
             key: about[key] for key in ("author", "course", "date", "run", "origin")},
             "contents": say("Contents"), "abstract-title": say("Abstract")}
         fonts = font_files(about["fonts"])
-        seen = f"{title} {about['author']} {about['course']} {markdown_text(markdown)}"
+        text = re.sub(r"\(data:[^)\s]*", "(", markdown)  # without the data of pictures
+        seen = f"{title} {about['author']} {about['course']} {text}"
         warn_of_missing_glyphs(seen, fonts)
         options = [f"--template={ASSETS / self.standalone}", "--wrap=none", "--columns=10000",
                    "--standalone", "--toc", "--toc-depth=2"]
@@ -118,11 +111,7 @@ class LabReportHTML(LabReport):
 
     export_from_notebook = "Lab report (HTML)"
     output_mimetype = "text/html"
-    writer, standalone = "html5", "report.html"
-
-    @default("file_extension")
-    def _file_extension(self) -> str:
-        return ".html"
+    writer, standalone, extension = "html5", "report.html", ".html"
 
     def _finished(self, document: str, options: list[str], meta: dict[str, Any], seen: str,
                   fonts: Sequence[Path], folder: Path) -> str:
@@ -137,11 +126,7 @@ class LabReportPDF(LabReport):
 
     export_from_notebook = "Lab report (PDF)"
     output_mimetype = "application/pdf"
-    writer, standalone = "typst", "report.typ"
-
-    @default("file_extension")
-    def _file_extension(self) -> str:
-        return ".pdf"
+    writer, standalone, extension = "typst", "report.typ", ".pdf"
 
     def _finished(self, document: str, options: list[str], meta: dict[str, Any], seen: str,
                   fonts: Sequence[Path], folder: Path) -> bytes:
@@ -207,6 +192,42 @@ def entries(bibliography: Path) -> list[str]:
                       re.MULTILINE)
 
 
-def markdown_text(markdown: str) -> str:
-    """Return a Markdown text without the data of its pictures."""
-    return re.sub(r"\(data:[^)\s]*", "(", markdown)
+def needs_outputs(nb: NotebookNode, resources: Any) -> tuple[NotebookNode, Any]:
+    """Refuse a notebook with code of which nothing was executed, with a `UserError`."""
+    code = [cell for cell in nb.cells if cell.cell_type == "code"]
+    if code and not any(cell.execution_count for cell in code):
+        name = resources["metadata"]["name"]
+        raise UserError(f"{name}.ipynb: not executed, run its cells first, or the {name!r} stage")
+    return nb, resources
+
+
+def take_title_page(nb: NotebookNode, resources: Any) -> tuple[NotebookNode, Any]:
+    """Move title, author and so on from the notebook's outputs to ``resources["about"]``.
+
+    Without them, as in a chapter alone, they come from the params file beside the notebook if
+    there is one.
+    """
+    about: dict[str, Any] | None = None
+    for cell in nb.cells:
+        for output in cell.get("outputs", []):
+            about = output.get("data", {}).get(MIME, about)
+        cell["outputs"] = [output for output in cell.get("outputs", [])
+                           if MIME not in output.get("data", {})]
+    if about is None:
+        file = Path(resources["metadata"]["path"] or ".") / "params.yaml"
+        params = resolve(read_yaml(file), str(file)) if file.exists() else Params()
+        about = {**about_params(params), "title": ""}
+    resources["about"] = about
+    return nb, resources
+
+
+def embed_attachments(nb: NotebookNode, resources: Any) -> tuple[NotebookNode, Any]:
+    """Put the pictures attached to Markdown cells into their text."""
+    for cell in nb.cells:
+        for name, kinds in cell.get("attachments", {}).items():
+            for kind, data in kinds.items():
+                text = data if isinstance(data, str) else base64.b64encode(data).decode()
+                for written in (name, quote(name)):
+                    cell.source = cell.source.replace(
+                        f"attachment:{written}", f"data:{kind};base64,{text.strip()}")
+    return nb, resources
