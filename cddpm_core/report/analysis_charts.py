@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from cddpm_core.data.labels import COLOURS, SHAPES
-from cddpm_core.report.figures import BLUE, GREEN, ORANGE, RED, WIDTH, show_image, styled
+from cddpm_core.report.figures import BLUE, GREEN, ORANGE, RED, WIDTH, show_row, styled
 
 __all__ = ["confusion_figure", "nearest_figure", "pairs_figure", "quartile_figure",
            "restored_figure", "sampling_figure"]
@@ -29,10 +29,9 @@ def quartile_figure(quartiles: Sequence[Mapping[str, Any]]) -> Figure:
     for offset, key, label, colour, hatch in (
             (-0.2, "x_0", "with the label", BLUE, ""),
             (0.2, "x_0_without_label", "without the label", ORANGE, "//")):
-        if key not in quartiles[0]:
-            continue
-        axes[0].bar(centres + offset, [part[key] for part in quartiles], 0.4, label=label,
-                    color=colour, hatch=hatch, edgecolor="white", linewidth=0.4)
+        if key in quartiles[0]:
+            axes[0].bar(centres + offset, [part[key] for part in quartiles], 0.4, label=label,
+                        color=colour, hatch=hatch, edgecolor="white", linewidth=0.4)
     axes[0].set(title="Error of the predicted $x_0$", ylabel="mean squared error")
     axes[0].legend()
     axes[1].bar(centres, [part["epsilon"] for part in quartiles], color=BLUE)
@@ -103,10 +102,8 @@ def pairs_figure(generated: torch.Tensor, originals: torch.Tensor) -> Figure:
 def _pairs(above: torch.Tensor, below: torch.Tensor, name: str) -> Figure:
     figure, axes = plt.subplots(2, len(above), squeeze=False,
                                 figsize=(WIDTH, 2 * WIDTH / len(above) + 0.35))
-    for line, images, label in zip(axes, (above, below), ("generated", name), strict=True):
-        line[0].set_ylabel(label)
-        for axis, image in zip(line, images, strict=True):
-            show_image(axis, (image + 1) / 2)
+    show_row(axes[0], "generated", (above + 1) / 2)
+    show_row(axes[1], name, (below + 1) / 2)
     return figure
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from cddpm_core.data.labels import CONDITION_FILES
-from cddpm_core.report.facts import Facts, if_present
+from cddpm_core.report.facts import ACCURACIES, Facts, accuracies, if_present
 from cddpm_core.report.language import say
 from cddpm_core.report.markdown import code, count, decimals, listed, table
 
@@ -106,11 +105,9 @@ def weights_table(facts: Facts) -> str:
     raw = facts.metrics["analyse"].get("raw")
     if not raw:
         return ""
-    rows = [[say(name), *(decimals(source[file][metric]) for file in CONDITION_FILES
-                     for metric in ("micro", "macro"))]
-            for name, source in (("moving average (EMA)", facts.metrics), ("last step", raw))]
-    return table(["weights", *(f"{file} {metric}" for file in CONDITION_FILES
-                               for metric in ("micro", "macro"))], rows,
+    rows = [[say("moving average (EMA)"), *accuracies(facts.metrics)],
+            [say("last step"), *accuracies(raw)]]
+    return table(["weights", *map(" ".join, ACCURACIES)], rows,
                  say("Averaged and raw weights, sampled from the same seeds ({origin}).",
                      origin=facts.origin()), name="weights")
 

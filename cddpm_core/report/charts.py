@@ -117,8 +117,8 @@ def schedule_figure(schedulers: Mapping[str, DDPMScheduler],
 def accuracy_bars(scores: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Return the fraction of objects found, by colour, shape and number of objects.
 
-    ``scores`` maps a condition file to its score, with ``per_colour``,
-    ``per_shape`` and ``per_count``: name -> ``hits`` and ``total``.
+    ``scores`` maps a condition file to its score, with ``per_colour``, ``per_shape`` and
+    ``per_count``: name -> ``hits`` and ``total``.
     """
     figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 2.4), width_ratios=(8, 3.6, 3.2),
                                 sharey=True)

@@ -18,6 +18,8 @@ __all__ = ["Group", "group_runs", "grouped", "interval", "paired"]
 # Two runs may differ in these and still be repetitions of one another.
 REPEATED = {key for key, about in FIELDS.items() if about.affects in ("report", "nothing")
             } | {"seed"}
+# Where ``metrics.json`` has what must be the same for runs to be compared.
+ORIGIN = (("data", "kind"), ("evaluator", "sha256"))
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,6 @@ class Group:
 
     @property
     def name(self) -> str:
-        """The name of its first run."""
         return self.runs[0].run.name
 
     @property
@@ -38,7 +39,6 @@ class Group:
 
     @property
     def seeds(self) -> list[int]:
-        """The seeds of its runs."""
         return [facts.params.seed for facts in self.runs]
 
     def values(self, *path: str) -> list[float]:
@@ -55,13 +55,9 @@ class Group:
         return [*lines, {"epoch": max((line["epoch"] for line in lines), default=0),
                          "test": facts.metrics["test"]}]
 
-    def micro(self, file: str) -> tuple[float, float | None]:
-        """Return the mean micro accuracy on a condition file and its `interval`."""
-        return interval(self.values(file, "micro"))
-
-    def macro(self, file: str) -> tuple[float, float | None]:
-        """Return the mean macro accuracy on a condition file and its `interval`."""
-        return interval(self.values(file, "macro"))
+    def accuracy(self, file: str, metric: str = "micro") -> tuple[float, float | None]:
+        """Return the mean accuracy on a condition file and its `interval`."""
+        return interval(self.values(file, metric))
 
     def gain(self, base: Group) -> tuple[float, float] | None:
         """Return how many more objects it finds than ``base``, as a fraction of all objects.
@@ -122,21 +118,11 @@ def paired(more: Sequence[float], objects: int) -> tuple[float, float]:
 
 def grouped(runs: Iterable[Facts]) -> list[Group]:
     """Return runs in groups of equal parameters, data and evaluator, in the order given."""
-    found: list[list[Facts]] = []
+    found: dict[str, list[Facts]] = {}
     for facts in runs:
-        for group in found:
-            if _made_alike(group[0], facts):
-                group.append(facts)
-                break
-        else:
-            found.append([facts])
-    return [Group(tuple(group)) for group in found]
-
-
-def _made_alike(a: Facts, b: Facts) -> bool:
-    return _compared(a.params) == _compared(b.params) and all(
-        a.metrics.get(part, {}).get(key) == b.metrics.get(part, {}).get(key)
-        for part, key in (("data", "kind"), ("evaluator", "sha256")))
+        origin = [facts.metrics.get(part, {}).get(key) for part, key in ORIGIN]
+        found.setdefault(str((_compared(facts.params), origin)), []).append(facts)
+    return [Group(tuple(group)) for group in found.values()]
 
 
 def group_runs(facts: Facts, names: Sequence[str]) -> list[Group]:
@@ -151,7 +137,7 @@ def group_runs(facts: Facts, names: Sequence[str]) -> list[Group]:
             continue
         other = Run(name, facts.run.outputs)
         about = read_facts(other, other.params())
-        for part, key in (("data", "kind"), ("evaluator", "sha256")):
+        for part, key in ORIGIN:
             found, expected = about.metrics[part][key], facts.metrics[part][key]
             if found != expected:
                 raise UserError(f"runs: {name!r} has another {part} than {facts.run.name!r}: "

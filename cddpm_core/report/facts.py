@@ -13,10 +13,12 @@ from cddpm_core.report.language import say
 from cddpm_core.report.markdown import decimals
 from cddpm_core.runs.run import Run
 
-__all__ = ["DATA_KINDS", "GUIDED", "Facts", "evaluator_phrase", "if_present", "read_facts"]
+__all__ = ["ACCURACIES", "DATA_KINDS", "GUIDED", "Facts", "accuracies", "evaluator_phrase",
+           "if_present", "read_facts"]
 
 # Added to every figure and table of a run whose sampling used the evaluator.
 GUIDED = "sampling was guided by this evaluator, so its scores are biased"
+ACCURACIES = [(name, metric) for name in CONDITION_FILES for metric in ("micro", "macro")]
 DATA_KINDS = {"real": "real i-CLEVR images", "rendered": "rendered scenes",
               "cycles": "scenes rendered by Cycles"}
 
@@ -60,6 +62,11 @@ def read_facts(run: Run, params: Params) -> Facts:
     """Return what the run has written so far."""
     return Facts(run, params, run.read("metrics.json"), run.read("scores.json"),
                  run.read("status.json"))
+
+
+def accuracies(found: Mapping[str, Any]) -> list[str]:
+    """Return micro and macro accuracy of both condition files as cells of a table."""
+    return [decimals(found[name][metric]) for name, metric in ACCURACIES]
 
 
 def evaluator_phrase(evaluator: Mapping[str, Any]) -> str:

@@ -1,14 +1,13 @@
 """The style of all figures, and the figures made of images.
 
-Every function takes arrays, tensors or plain dicts and returns a matplotlib
-figure of the same width; only `run_rows` opens files. Colours differ also in
-print, and are never the only mark.
+Every function takes arrays, tensors or plain dicts and returns a matplotlib figure of the same
+width; only `run_rows` opens files. Colours differ also in print, and are never the only mark.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from PIL import Image
 from cddpm_core.evaluation.images import rescale
 
 __all__ = ["denoising_figure", "grid_figure", "labelled_grid", "marked_grid", "progress_strips",
-           "run_rows", "show_image", "step_figure", "styled"]
+           "run_rows", "show_image", "show_row", "step_figure", "styled"]
 
 WIDTH = 7.2
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#007A5A", "#C1272D"
@@ -61,6 +60,14 @@ def show_image(axis: Any, image: torch.Tensor | np.ndarray) -> None:
     axis.set(xticks=[], yticks=[])
     axis.grid(False)
     axis.spines[:].set_visible(False)
+
+
+def show_row(axes: Sequence[Any], name: str, images: Iterable[torch.Tensor | np.ndarray],
+             **style: Any) -> None:
+    """Show images in a row of axes, of which the first is named."""
+    for axis, image in zip(axes, images, strict=True):
+        show_image(axis, image)
+    axes[0].set_ylabel(name, **style)
 
 
 @styled
@@ -133,9 +140,8 @@ def progress_strips(grids: Mapping[str, Image.Image], per_row: int = 8) -> Figur
     """Return the first row of named grids made by `grid_image`, one below the other."""
     figure, axes = plt.subplots(len(grids), 1, squeeze=False,
                                 figsize=(WIDTH, len(grids) * (WIDTH / per_row + 0.06)))
-    for axis, (name, grid) in zip(axes[:, 0], grids.items(), strict=True):
-        show_image(axis, np.asarray(grid.crop((0, 0, grid.width, grid.width // per_row))))
-        axis.set_ylabel(name)
+    for line, (name, grid) in zip(axes, grids.items(), strict=True):
+        show_row(line, name, [np.asarray(grid.crop((0, 0, grid.width, grid.width // per_row)))])
     return figure
 
 
@@ -145,10 +151,9 @@ def run_rows(folders: Mapping[str, Path], count: int = 8) -> Figure:
     figure, axes = plt.subplots(len(folders), count, squeeze=False,
                                 figsize=(WIDTH, len(folders) * (WIDTH / count + 0.06)))
     for line, (name, folder) in zip(axes, folders.items(), strict=True):
-        for index, axis in enumerate(line):
-            with Image.open(folder / f"{index}.png") as picture:
-                show_image(axis, np.asarray(picture.convert("RGB")))
-        line[0].set_ylabel(name, fontsize=6.5)
+        pictures = [np.asarray(Image.open(folder / f"{index}.png").convert("RGB"))
+                    for index in range(count)]
+        show_row(line, name, pictures, fontsize=6.5)
     return figure
 
 
@@ -164,18 +169,15 @@ def denoising_figure(rows: Mapping[str, torch.Tensor], timesteps: Sequence[int],
     per_row, wide = min(per_row, len(timesteps)), 1.5 * WIDTH
     figure, axes = plt.subplots(len(blocks) * len(rows), per_row, squeeze=False, figsize=(
         wide, len(blocks) * (len(rows) * wide / per_row + 0.2)))
-    for axis in axes.flat:
+    for axis in axes[-len(rows):, len(blocks[-1]):].flat:
         axis.set_visible(False)
     for block, moments in enumerate(blocks):
         for row, (name, trajectory) in enumerate(rows.items()):
-            line = axes[block * len(rows) + row]
-            for axis, moment in zip(line, moments, strict=False):
-                axis.set_visible(True)
-                show_image(axis, trajectory[moment])
-                if row == 0:
-                    t = timesteps[moment]
+            line = axes[block * len(rows) + row][:len(moments)]
+            show_row(line, name, [trajectory[moment] for moment in moments])
+            if row == 0:
+                for axis, t in zip(line, timesteps[moments.start:], strict=False):
                     axis.set_title("image" if t < 0 else f"t = {t}", fontsize=8)
-            line[0].set_ylabel(name)
     return figure
 
 
@@ -197,9 +199,7 @@ def step_figure(x_0: torch.Tensor, epsilon: torch.Tensor, x_t: torch.Tensor,
     figure, axes = plt.subplots(len(rows) + 1, len(timesteps), squeeze=False,
                                 figsize=(WIDTH, (len(rows) + 1) * side + 0.6))
     for line, (name, images) in zip(axes, rows.items(), strict=False):
-        line[0].set_ylabel(name)
-        for axis, image in zip(line, rescale(images), strict=True):
-            show_image(axis, image)
+        show_row(line, name, rescale(images))
     for axis, t in zip(axes[0], timesteps, strict=True):
         axis.set_title(f"t = {t}")
     axes[-1, 0].set_ylabel("squared error")

@@ -163,7 +163,7 @@ def runs_text(groups: Sequence[Group]) -> str:
     first, *others = groups
     sentences = []
     if len(first.runs) > 1:
-        scores = listed([say("{micro} on {file}", micro=with_interval(*first.micro(name)),
+        scores = listed([say("{micro} on {file}", micro=with_interval(*first.accuracy(name)),
                              file=code(name + ".json")) for name in CONDITION_FILES])
         sentences.append(say(
             "Over {number} seeds ({seeds}), this configuration reaches a mean micro accuracy of "

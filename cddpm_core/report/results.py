@@ -15,7 +15,7 @@ from cddpm_core.config.schema import resolve
 from cddpm_core.data.labels import CONDITION_FILES
 from cddpm_core.report.bench_tables import arithmetic_text, bench_table, gpu_table, race_tables
 from cddpm_core.report.compare import REPEATED, Group, grouped, interval
-from cddpm_core.report.facts import DATA_KINDS, Facts, evaluator_phrase, read_facts
+from cddpm_core.report.facts import ACCURACIES, DATA_KINDS, Facts, evaluator_phrase, read_facts
 from cddpm_core.report.markdown import code, duration, escape, table, with_interval
 from cddpm_core.report.result_grids import grids_text
 from cddpm_core.runs.run import Run
@@ -49,8 +49,7 @@ The rest of this file is written by `python -m cddpm_core results` from the runs
 """
 # Columns of results: where ``metrics.json`` has them, and a factor.
 MEASURES = {
-    **{f"{name} {metric}": ((name, metric), 1)
-       for name in CONDITION_FILES for metric in ("micro", "macro")},
+    **{" ".join(at): (at, 1) for at in ACCURACIES},
     **{f"{name} micro, one layout": ((name, "one_layout", "micro"), 1) for name in CONDITION_FILES},
     "sharpness": (("fidelity", "sharpness", "value"), 1),
     "1000 × kernel distance": (("fidelity", "kernel_distance", "value"), 1000)}
@@ -187,7 +186,7 @@ def _ablations(groups: Sequence[Group]) -> str:
         changes = "; ".join(f"{code(key)} {code(here)}"
                             for key, (_, here) in group.changes(base).items())
         rows.append([code(_stem(group.name)), changes or "nothing", str(len(group.runs)),
-                     *(with_interval(*group.micro(file)) for file in CONDITION_FILES),
+                     *(with_interval(*group.accuracy(file)) for file in CONDITION_FILES),
                      with_interval(*gain, signed=True) if gain else "–"])
     return ("## Ablations\n\n"
             + table(["run", "changes", "seeds", *(f"{file} micro" for file in CONDITION_FILES),

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from cddpm_core.data.labels import CONDITION_FILES
 from cddpm_core.report.compare import Group
-from cddpm_core.report.facts import Facts, evaluator_phrase
+from cddpm_core.report.facts import ACCURACIES, Facts, evaluator_phrase
 from cddpm_core.report.language import say
 from cddpm_core.report.markdown import code, duration, escape, table, with_interval
-from cddpm_core.report.tables import ACCURACIES
 
 __all__ = ["provenance_table", "runs_table", "stage_table"]
 
@@ -22,13 +20,12 @@ def runs_table(facts: Facts, groups: Sequence[Group]) -> str:
         changes = "; ".join(f"{code(key)} {code(here)}" for key, (_, here) in
                             group.changes(groups[0]).items())
         rows.append([code(group.name), changes or "–", str(len(group.runs)),
-                     *(with_interval(*accuracy(name)) for name in CONDITION_FILES
-                       for accuracy in (group.micro, group.macro)),
+                     *(with_interval(*group.accuracy(*at)) for at in ACCURACIES),
                      *([with_interval(*gain, signed=True) if gain else "–"] if any(gains) else []),
                      duration(seconds) if (seconds := fmean(group.values("train", "seconds")))
                      else "–"])  # of a model that is imported
-    header = ["run", "changes", "seeds", *ACCURACIES, *(["gain"] if any(gains) else []),
-              "training"]
+    header = ["run", "changes", "seeds", *map(" ".join, ACCURACIES),
+              *(["gain"] if any(gains) else []), "training"]
     notes = [say("Runs side by side: means over seeds, with 95 % intervals where there are "
                  "several.")]
     if any(gains):

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 from cddpm_core.config.schema import FIELDS, Params, applies
 from cddpm_core.data.labels import COLOURS, CONDITION_FILES, SHAPES
-from cddpm_core.report.facts import GUIDED, Facts, evaluator_phrase, if_present
+from cddpm_core.report.facts import (
+    ACCURACIES,
+    GUIDED,
+    Facts,
+    accuracies,
+    evaluator_phrase,
+    if_present,
+)
 from cddpm_core.report.language import say
 from cddpm_core.report.markdown import code, count, decimals, duration, escape, prose, table
 
@@ -25,7 +32,6 @@ COURSE_LABELS = {
     "images with an object, maximum": "1,577", "distinct conditions": "2,188",
     "conditions of test.json among them": "31 of 32",
     "conditions of new_test.json among them": "32 of 32"}
-ACCURACIES = [f"{name} {metric}" for name in CONDITION_FILES for metric in ("micro", "macro")]
 # Parameters of other chapters that belong to the training table.
 PREPARATION = ("seed", "standardise", "trim_rows", "data_scale")
 
@@ -108,11 +114,9 @@ def verdict_table(facts: Facts) -> str:
     if not second:
         return ""
     guided = say("; ") + say(GUIDED) if facts.params.evaluator_guidance else ""
-    rows = [[evaluator_phrase(verdict["evaluator"]) + note, *(
-        decimals(verdict[name][metric]) for name in CONDITION_FILES
-        for metric in ("micro", "macro"))]
-        for verdict, note in ((facts.metrics, guided), (second, ""))]
-    return table(["evaluator", *ACCURACIES], rows,
+    rows = [[evaluator_phrase(verdict["evaluator"]) + note, *accuracies(verdict)]
+            for verdict, note in ((facts.metrics, guided), (second, ""))]
+    return table(["evaluator", *map(" ".join, ACCURACIES)], rows,
                  say("The same images, scored by two evaluators ({data}).",
                      data=facts.data_phrase()), name="verdicts")
 
@@ -197,10 +201,8 @@ def unet_table(params: Params, image_rows: Sequence[int] = ()) -> str:
 def timesteps_table(facts: Facts) -> str:
     """Return the accuracies of the variants of the timesteps experiment."""
     rows = [[str(variant["num_train_timesteps"]), str(variant["num_inference_steps"]),
-             *(decimals(variant[name][metric]) for name in CONDITION_FILES
-               for metric in ("micro", "macro")),
-             f"{variant['loss']:.4f}", duration(variant["seconds"])]
+             *accuracies(variant), f"{variant['loss']:.4f}", duration(variant["seconds"])]
             for variant in facts.metrics["timesteps"]["variants"]]
-    return table(["T", "sampler steps", *ACCURACIES, "loss", "training"], rows,
+    return table(["T", "sampler steps", *map(" ".join, ACCURACIES), "loss", "training"], rows,
                  say("Accuracy with different numbers of timesteps ({origin}).",
                      origin=facts.origin()), name="timesteps")

@@ -92,7 +92,7 @@ def runs_figure(groups: Sequence[Group]) -> Figure:
     axis = axes[0, 0]
     for offset, name, colour in ((-0.16, "test", BLUE), (0.16, "new_test", ORANGE)):
         for row, group in enumerate(groups):
-            mean, half = group.micro(name)
+            mean, half = group.accuracy(name)
             axis.errorbar(mean, row + offset, xerr=half, fmt="o", color=colour, capsize=3,
                           label=name if row == 0 else None)
             values = group.values(name, "micro")

@@ -52,10 +52,10 @@ def test_seeds_of_a_configuration_are_one_group(runs, tmp_path):
     assert (first.name, first.seeds) == ("base", [0, 1, 2])
     assert (second.name, second.seeds) == ("plain", [0])
     assert second.changes(first) == {"guidance_scale": (2.0, 1.0)} and not first.changes(first)
-    mean, half = first.micro("test")
+    mean, half = first.accuracy("test")
     # Student's t with two degrees of freedom: 4.303 standard errors.
     assert mean == pytest.approx(0.8) and half == pytest.approx(4.3027 * 0.1 / math.sqrt(3), 1e-4)
-    assert second.micro("test") == (0.5, None)
+    assert second.accuracy("test") == (0.5, None)
 
 
 def test_table_and_sentence_say_the_same(runs, tmp_path):
