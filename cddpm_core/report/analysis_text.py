@@ -7,7 +7,7 @@ from typing import Any
 
 from cddpm_core.report.facts import ACCURACIES, Facts, accuracies, if_present
 from cddpm_core.report.language import say
-from cddpm_core.report.markdown import code, count, decimals, listed, table
+from cddpm_core.report.markdown import code, count, decimals, listed, prose, table
 
 __all__ = ["analysis_text", "fidelity_table", "quartile_table", "sampling_table",
            "sampling_text", "weights_table"]
@@ -35,18 +35,17 @@ def _confusion(found: dict[str, Any]) -> str:
 
 
 def _nearest(found: dict[str, Any]) -> str:
-    text = say("The distance from a generated image to its nearest training image is {distance} of "
-               "255 levels on average, over {images} images.",
-               distance=f"{found['generated']:.1f}", images=found["images"])
-    if found["heldout"] is None:
-        return text + say(" ") + say("There are no held-out images to compare with.")
-    return text + say(" ") + say(
-        "For held-out images of the same labels it is {distance}, so generated images are closer "
-        "to the training images than held-out images are."
-        if found["generated"] < found["heldout"] else
-        "For held-out images of the same labels it is {distance}, so generated images are no "
-        "closer to the training images than held-out images are.",
-        distance=f"{found['heldout']:.1f}")
+    return prose(
+        say("The distance from a generated image to its nearest training image is {distance} of "
+            "255 levels on average, over {images} images.",
+            distance=f"{found['generated']:.1f}", images=found["images"]),
+        say("There are no held-out images to compare with.") if found["heldout"] is None else
+        say("For held-out images of the same labels it is {distance}, so generated images are "
+            "closer to the training images than held-out images are."
+            if found["generated"] < found["heldout"] else
+            "For held-out images of the same labels it is {distance}, so generated images are no "
+            "closer to the training images than held-out images are.",
+            distance=f"{found['heldout']:.1f}")).strip()
 
 
 def _fidelity(found: dict[str, Any] | None) -> list[str]:
@@ -75,12 +74,12 @@ def _restored(points: list[dict[str, Any]], image_kind: str) -> str:
     lost = low["micro"] - high["micro"]
     kept = say("; ").join(say("{micro} from t = {t}", micro=decimals(point["micro"]),
                               t=point["timestep"]) for point in points[1:])
-    said = say("The evaluator finds {micro} of the objects in {kind} as they are. After noise up "
-               "to timestep t is added and removed again [@meng2022], it finds {kept}.",
-               micro=decimals(points[0]["micro"]), kind=say(image_kind), kept=kept)
-    return said if lost <= 0 else said + say(" ") + say(
-        "The largest loss, {lost}, is between t = {low} and t = {high}.", lost=decimals(lost),
-        low=low["timestep"], high=high["timestep"])
+    return prose(
+        say("The evaluator finds {micro} of the objects in {kind} as they are. After noise up to "
+            "timestep t is added and removed again [@meng2022], it finds {kept}.",
+            micro=decimals(points[0]["micro"]), kind=say(image_kind), kept=kept),
+        say("The largest loss, {lost}, is between t = {low} and t = {high}.", lost=decimals(lost),
+            low=low["timestep"], high=high["timestep"]) if lost > 0 else "").strip()
 
 
 @if_present("analyse")

@@ -44,12 +44,22 @@ def score_folder(source: str | Path) -> Path:
 
 def score_lines(result: Mapping[str, Any]) -> list[str]:
     """Return a result of `score_given` as lines for the terminal."""
-    return [f"images: {_images(result)}", f"conditions: {result['condition_file']}",
-            *(line for scored in _verdicts(result) for line in _accuracy_lines(scored)),
-            *("found: " + ", ".join(f"{name} {found}" for name, found in _tallies(result, part))
-              for part, _ in PARTS),
-            *_difference_lines(result),
-            *(f"Warning: {sentence}" for sentence in result["warnings"])]
+    lines = [f"images: {_images(result)}", f"conditions: {result['condition_file']}"]
+    for scored in _verdicts(result):
+        lines += [f"scored by: {evaluator_phrase(scored['evaluator'])}",
+                  f"micro {scored['micro']:.4f}, macro {scored['macro']:.4f}; "
+                  f"{scored['hits']} of {scored['objects']} objects found, all labels in "
+                  f"{scored['solved']} of {scored['images']} images"]
+    for part, _ in PARTS:
+        lines.append("found: " + ", ".join(map(" ".join, _tallies(result, part))))
+    if "second" in result:
+        differ = [f"{row} ({sum(here['hits'])} and {sum(there['hits'])} of {len(here['hits'])})"
+                  for row, (here, there) in enumerate(_paired(result))
+                  if sum(here["hits"]) != sum(there["hits"])]
+        lines += [verdict_sentence(result),
+                  f"images with another number of hits, {_short(result['evaluator'])} and "
+                  f"released stand-in: {', '.join(differ) or 'none'}"]
+    return lines + [f"Warning: {sentence}" for sentence in result["warnings"]]
 
 
 def score_text(result: Mapping[str, Any]) -> str:
@@ -145,24 +155,6 @@ def _tallies(result: Mapping[str, Any], part: str) -> list[tuple[str, str]]:
     names = sorted(result[part], key=lambda n: known.index(n) if n in known else int(n))
     return [(f"{name} object{'s' * (name != '1')}" if part == "per_count" else name,
              f"{result[part][name]['hits']}/{result[part][name]['total']}") for name in names]
-
-
-def _accuracy_lines(scored: Mapping[str, Any]) -> list[str]:
-    return [f"scored by: {evaluator_phrase(scored['evaluator'])}",
-            f"micro {scored['micro']:.4f}, macro {scored['macro']:.4f}; "
-            f"{scored['hits']} of {scored['objects']} objects found, all labels in "
-            f"{scored['solved']} of {scored['images']} images"]
-
-
-def _difference_lines(result: Mapping[str, Any]) -> list[str]:
-    if "second" not in result:
-        return []
-    differ = [f"{row} ({sum(here['hits'])} and {sum(there['hits'])} of {len(here['hits'])})"
-              for row, (here, there) in enumerate(_paired(result))
-              if sum(here["hits"]) != sum(there["hits"])]
-    return [verdict_sentence(result),
-            f"images with another number of hits, {_short(result['evaluator'])} and released "
-            f"stand-in: {', '.join(differ) or 'none'}"]
 
 
 def _labels(conditions: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, bool | None]]:

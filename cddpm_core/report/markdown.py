@@ -83,8 +83,7 @@ def picture(png: bytes, alt: str, caption: str, name: str, *kinds: str) -> str:
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "",
           numbers: bool = True, name: str = "") -> str:
-    """Return a pipe table; its cells are Markdown already, and ``header``
-    is translated.
+    """Return a pipe table; its cells are Markdown already, and ``header`` is translated.
 
     The first column is aligned left, the others right if they hold ``numbers``. With a ``name``
     the text can refer to it as ``@tbl:name``.

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from cddpm_core.config.schema import Params
-from cddpm_core.data.labels import CONDITION_FILES
 from cddpm_core.report.facts import Facts, if_present
 from cddpm_core.report.language import say
 from cddpm_core.report.markdown import code, count, decimals, listed, prose
@@ -57,21 +56,15 @@ def data_text(facts: Facts) -> str:
             most=count(max(counts))),
         say("There are {number} distinct conditions; {seen} are among them.",
             number=count(data["conditions"]), seen=seen),
-        _holdout_text(data),
+        say("The {images} images whose condition is in {test} or {new_test} were **left out of "
+            "training**. No training image shows exactly a condition that is tested below; "
+            "images that show its objects beside others were kept.",
+            images=count(data["left_out"]), test=code("test.json"), new_test=code("new_test.json"))
+        if data.get("left_out") else "",
         say("{missing} of the images that {file} names are **missing** and are left out.",
             missing=count(data["missing"]), file=code("train.json")) if data.get("missing") else "",
         say("In [−1, 1] the channel means are {mean} and the standard deviations {std}.",
             mean=mean, std=std))
-
-
-def _holdout_text(data: Mapping[str, Any]) -> str:
-    if not data.get("left_out"):
-        return ""
-    return say("The {images} images whose condition is in {test} or {new_test} were **left out of "
-               "training**. No training image shows exactly a condition that is tested below; "
-               "images that show its objects beside others were kept.",
-               images=count(data["left_out"]),
-               **{name: code(f"{name}.json") for name in CONDITION_FILES})
 
 
 @if_present("data")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from importlib import resources
 from pathlib import Path
 from statistics import fmean
 
@@ -24,29 +23,6 @@ __all__ = ["write_results"]
 
 SHIPPED, SHIPPED_FROM = "pretrained", "best_cpu"  # the run in the package, and its preset
 BASE = "recipe"  # of the ablations: nothing changed
-HEAD = """# outputs
-
-One folder for each run, `bench/` with what `make bench` measured, `scores/` with the scores of
-images made elsewhere, and `cache/`, which all runs share: rendered data and resized images. Git
-ignores all of it except this file and the pictures in it. Removing a run loses its
-results; removing `cache/` costs the time to render again.
-
-| in `outputs/<run>/` | what it is |
-|:--|:--|
-| `params.yaml` | all parameters of the run |
-| `metrics.json`, `scores.json` | all results, and the score of every image |
-| `status.json` | the state and the time of each stage |
-| `history.jsonl` | loss, speed and accuracy during training |
-| `model/` | the trained model, a diffusers pipeline |
-| `checkpoint.pt` | all that is needed to resume the training |
-| `images/test/`, `images/new_test/` | the images of both condition files, `0.png` to `31.png` |
-| `figures/` | the figures of the report |
-| `*.ipynb` | the executed notebooks |
-| `report.html`, `report.pdf` | the report |
-| `manifest.json` | hashes of every file, machine, versions and commit |
-
-The rest of this file is written by `python -m cddpm_core results` from the runs that are here.
-"""
 # Columns of results: where ``metrics.json`` has them, and a factor.
 MEASURES = {
     **{" ".join(at): (at, 1) for at in ACCURACIES},
@@ -54,6 +30,7 @@ MEASURES = {
     "sharpness": (("fidelity", "sharpness", "value"), 1),
     "1000 × kernel distance": (("fidelity", "kernel_distance", "value"), 1000)}
 NONE = "–"
+PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def write_results(outputs: Path | None = None) -> Path:
@@ -70,7 +47,8 @@ def write_results(outputs: Path | None = None) -> Path:
     plain = [facts for facts in runs if facts not in ablations]
     if SHIPPED_FROM not in [facts.run.name for facts in runs]:
         plain += _shipped()
-    sections = [HEAD, _results(grouped(plain)), grids_text(bench.outputs),
+    head = (PACKAGE / "report/assets/outputs.md").read_text(encoding="utf-8")
+    sections = [head, _results(grouped(plain)), grids_text(bench.outputs),
                 _ablations(grouped(ablations))]
     measured, on_gpu = bench.read("bench.json"), bench.read("gpu.json")
     if measured:
@@ -106,7 +84,7 @@ def _evaluated(outputs: Path) -> tuple[list[Facts], list[str]]:
 
 
 def _shipped() -> list[Facts]:
-    run = Run(SHIPPED, outputs=Path(str(resources.files("cddpm_core"))))
+    run = Run(SHIPPED, outputs=PACKAGE)
     return [read_facts(run, run.params())] if (run / "metrics.json").exists() else []
 
 
@@ -187,7 +165,7 @@ def _ablations(groups: Sequence[Group]) -> str:
                             for key, (_, here) in group.changes(base).items())
         rows.append([code(_stem(group.name)), changes or "nothing", str(len(group.runs)),
                      *(with_interval(*group.accuracy(file)) for file in CONDITION_FILES),
-                     with_interval(*gain, signed=True) if gain else "–"])
+                     with_interval(*gain, signed=True) if gain else NONE])
     return ("## Ablations\n\n"
             + table(["run", "changes", "seeds", *(f"{file} micro" for file in CONDITION_FILES),
                      "gain"], rows, "", numbers=False)

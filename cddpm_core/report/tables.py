@@ -158,13 +158,11 @@ def condition_table(facts: Facts, name: str, max_rows: int = 8) -> str:
                  numbers=False, name=f"conditions_{name}")
 
 
-def configuration_table(params: Params, keys: Sequence[str], caption: str,
-                        name: str = "") -> str:
+def configuration_table(params: Params, keys: Sequence[str], caption: str, name: str) -> str:
     """Return the given parameters with their values and meanings."""
     values = params.to_dict()
     rows = [[code(key), code(values[key]), say(FIELDS[key].help)] for key in keys]
-    return table(["parameter", "value", "meaning"], rows, caption, numbers=False,
-                 name=name)
+    return table(["parameter", "value", "meaning"], rows, caption, numbers=False, name=name)
 
 
 def training_table(params: Params) -> str:
