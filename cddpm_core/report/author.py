@@ -103,7 +103,8 @@ def _markdown(path: Path, name: str) -> str:
 
     blocks = walk(found["blocks"], embed, "", {})
     headings = [block["c"] for block in blocks if block["t"] == "Header"]
-    if headings and blocks[0]["t"] == "Header" and _is_title(stringify(headings[0][2]), name):
+    titles = {name.capitalize(), table_of("zh").get(name.capitalize())}
+    if headings and blocks[0]["t"] == "Header" and stringify(headings[0][2]) in titles:
         blocks, headings = blocks[1:], headings[1:]
     down = 2 - min((level for level, *_ in headings), default=2)
     for heading in headings:  # below the chapter's own
@@ -113,8 +114,3 @@ def _markdown(path: Path, name: str) -> str:
         "-simple_tables-multiline_tables-grid_tables+pipe_tables-header_attributes")
     return pypandoc.convert_text(json.dumps(found), writer, format="json",
                                  extra_args=["--wrap=none"]).strip()
-
-
-def _is_title(heading: str, name: str) -> bool:
-    titles = {name.capitalize(), table_of("zh").get(name.capitalize())}
-    return heading in titles

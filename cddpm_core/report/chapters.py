@@ -101,7 +101,6 @@ def implementation(facts: Facts) -> Section:
 
 @_chapter
 def training(facts: Facts) -> Section:
-    """Return how the training went."""
     said = findings.training_text(facts)
     here = said and "imported" not in facts.metrics["train"]
     if said:
@@ -112,7 +111,6 @@ def training(facts: Facts) -> Section:
 
 @_chapter
 def results(facts: Facts) -> Section:
-    """Return the accuracies and all images."""
     return _section(
         "Results",
         _section("Accuracy", findings.result_text(facts), tables.accuracy_table(facts),
@@ -158,7 +156,6 @@ def closer_look(facts: Facts) -> Section:
 
 @_chapter
 def experiments(facts: Facts) -> Section:
-    """Return the experiments that were run."""
     grids = [figure(facts, f"timesteps_{index}_{name}_grid", "timesteps_grid",
                     file=f"{name}.json", T=variant["num_train_timesteps"])
              for name in CONDITION_FILES for index, variant in
@@ -214,7 +211,6 @@ def discussion(facts: Facts) -> Section:
 
 @_chapter
 def conclusion(facts: Facts) -> Section:
-    """Return the author's conclusion."""
     return _section("Conclusion", author_words(facts, "conclusion").text)
 
 

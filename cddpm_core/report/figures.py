@@ -86,8 +86,7 @@ def grid_figure(images: torch.Tensor, titles: Sequence[str], per_row: int = 8) -
     return figure
 
 
-def marked_grid(images: torch.Tensor, conditions: Sequence[Mapping[str, Any]],
-                per_row: int = 8) -> Figure:
+def marked_grid(images: torch.Tensor, conditions: Sequence[Mapping[str, Any]]) -> Figure:
     """Return (N, 3, H, W) images in [-1, 1] with each label underneath, marked right or wrong.
 
     ``conditions`` are those of `score`: N dicts with ``labels``, ``hits`` and ``accuracy``.
@@ -98,8 +97,7 @@ def marked_grid(images: torch.Tensor, conditions: Sequence[Mapping[str, Any]],
     return labelled_grid(
         images[order], [f"row {row}" for row in order],
         [[(f"{'✓' if hit else '✗'} {name}", hit) for name, hit in
-          zip(conditions[row]["labels"], conditions[row]["hits"], strict=True)] for row in order],
-        per_row)
+          zip(conditions[row]["labels"], conditions[row]["hits"], strict=True)] for row in order])
 
 
 @styled

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -45,8 +45,10 @@ def write_results(outputs: Path | None = None) -> Path:
     if BASE not in [_stem(facts.run.name) for facts in ablations]:
         ablations = []
     plain = [facts for facts in runs if facts not in ablations]
-    if SHIPPED_FROM not in [facts.run.name for facts in runs]:
-        plain += _shipped()
+    shipped = Run(SHIPPED, outputs=PACKAGE)
+    if SHIPPED_FROM not in [facts.run.name for facts in runs] and (
+            shipped / "metrics.json").exists():
+        plain.append(read_facts(shipped, shipped.params()))
     head = (PACKAGE / "report/assets/outputs.md").read_text(encoding="utf-8")
     sections = [head, _results(grouped(plain)), grids_text(bench.outputs),
                 _ablations(grouped(ablations))]
@@ -83,11 +85,6 @@ def _evaluated(outputs: Path) -> tuple[list[Facts], list[str]]:
     return found, unreadable
 
 
-def _shipped() -> list[Facts]:
-    run = Run(SHIPPED, outputs=PACKAGE)
-    return [read_facts(run, run.params())] if (run / "metrics.json").exists() else []
-
-
 def _stem(name: str) -> str:
     """The name of a run without the suffix that a sweep adds for a seed."""
     return name.rpartition("_seed")[0] or name if name.rpartition("_seed")[2].isdigit() else name
@@ -121,7 +118,7 @@ def _results(groups: Sequence[Group]) -> str:
               "to these, on the evaluator's features, is at best 0. Means over seeds have 95 % "
               "intervals by Student's t. Scores of different data or evaluators are not "
               "comparable.\n\n"
-            + _machines(facts for group in groups for facts in group.runs))
+            + _machines(groups))
 
 
 def _row(name: str, group: Group, command: str) -> dict[str, str]:
@@ -173,7 +170,7 @@ def _ablations(groups: Sequence[Group]) -> str:
               "with its 95 % interval over conditions. "
               f"Data and evaluator: {base.runs[0].origin()}. "
               f"Command: {code(_sweep_command(base))}.\n\n"
-            + _machines(facts for group in groups for facts in group.runs))
+            + _machines(groups))
 
 
 def _has_scores(group: Group) -> bool:
@@ -213,12 +210,11 @@ def _sweep_command(group: Group) -> str:
     return f'make seeds PARAMS=params/{_stem(facts.run.name)}.yaml SEEDS="{seeds}"'
 
 
-def _machines(runs: Iterable[Facts]) -> str:
+def _machines(groups: Sequence[Group]) -> str:
     """A line for each machine and commit, with the runs made there."""
     found: dict[str, list[str]] = {}
-    for facts in runs:
+    for facts in (facts for group in groups for facts in group.runs):
         made = facts.metrics.get("made_with", {})
         where = f"{made.get('machine', 'unknown machine')}, commit {made.get('commit', 'unknown')}"
         found.setdefault(where, []).append(_shown(facts))
-    return "".join(f"- {where}: {', '.join(names)}\n"
-                   for where, names in found.items())
+    return "".join(f"- {where}: {', '.join(names)}\n" for where, names in found.items())
