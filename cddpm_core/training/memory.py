@@ -65,11 +65,10 @@ def memory_of(trainer: Trainer) -> Memory:
     are reduced. torch.compile saves less for the backward pass than is counted here.
     """
     p, weights = trainer.params, sum(w.nbytes for w in trainer.weights)
-    processes = trainer.accelerator.num_processes if trainer.accelerator else 1
     one, three = (saved_bytes(trainer.unet, count, p) for count in (1, 3))
     per_image = (three - one) // 2
     return Memory(
-        weights, weights * min(2, processes),
+        weights, weights * (2 if trainer.accelerator else 1),
         # Adam keeps two moments of a weight, Muon one.
         sum(w.nbytes * (1 if isinstance(o, KernelMuon) else 2)
             for o in trainer.optimizers for group in o.param_groups for w in group["params"]),
@@ -159,13 +158,11 @@ def out_of_memory_named(trainer: Trainer, checkpoint: Path, *, save: bool = True
 
 
 def _images_here(trainer: Trainer) -> int:
-    """Images of a step in this process."""
     processes = trainer.accelerator.num_processes if trainer.accelerator else 1
     return math.ceil(trainer.params.batch_size / processes)
 
 
 def _micro_batch(trainer: Trainer) -> int:
-    """Images that go through the network at once."""
     return math.ceil(_images_here(trainer) / trainer.params.gradient_accumulation_steps)
 
 

@@ -10,8 +10,7 @@ from cddpm_core.__main__ import main
 from cddpm_core.config.schema import Params
 from cddpm_core.evaluation.evaluate import get_evaluator
 from cddpm_core.evaluation.evaluator import Evaluator
-from cddpm_core.evaluation.network import StandInNetwork
-from cddpm_core.evaluation.stand_in import load_stand_in
+from cddpm_core.evaluation.stand_in import StandInNetwork, load_stand_in
 from cddpm_core.runs import make_evaluator as module
 from cddpm_core.runs.run import OUTPUTS
 
