@@ -36,21 +36,10 @@ FAREWELL = ("Blender quit", "Error: Not freed memory")  # what Blender says last
 GPU_PROCESSES = 2  # so that one prepares a frame while the other renders
 
 
-def render_cycles_dataset(
-    folder: str | Path,
-    *,
-    num_scenes: int,
-    seed: int,
-    assets: str | Path,
-    split: str = "train",
-    frames: int = 3,
-    blender: str | Path = "",
-    samples: int = 128,
-    denoise: bool = False,
-    gpu: bool = True,
-    workers: int | None = None,
-    progress: bool = True,
-) -> None:
+def render_cycles_dataset(folder: str | Path, *, num_scenes: int, seed: int, assets: str | Path,
+                          split: str = "train", frames: int = 3, blender: str | Path = "",
+                          samples: int = 128, denoise: bool = False, gpu: bool = True,
+                          workers: int | None = None, progress: bool = True) -> None:
     """Write the scenes of `render_dataset` as Cycles renders them, in the same layout.
 
     ``folder/cycles.json`` holds all that decides them. What is rendered is kept: a call that was
