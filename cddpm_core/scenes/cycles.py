@@ -21,11 +21,11 @@ from cddpm_core.config.files import atomic, remove_leftovers
 from cddpm_core.config.progress import progress as progress_bar
 from cddpm_core.config.seeds import numpy_generator
 from cddpm_core.data.labels import COLOURS
-from cddpm_core.scenes.blender import BASE, Blender, check_assets, find_blender
 from cddpm_core.scenes.dataset import file_name, write_labels
 from cddpm_core.scenes.lamps import YAW
 from cddpm_core.scenes.render import HEIGHT, RADIUS, WIDTH
 from cddpm_core.scenes.scene import Scene, scene_of
+from cddpm_core.scenes.version import BASE, Blender, check_assets, find_blender
 
 __all__ = ["render_by_cycles", "render_cycles_dataset"]
 
