@@ -27,7 +27,7 @@ from cddpm_core.scheduler.loss_weight import Balance, loss_weight, squared_error
 from cddpm_core.scheduler.process import target
 from cddpm_core.training.batches import Batches
 from cddpm_core.training.checkpoint import check_checkpoint, read_checkpoint, write_checkpoint
-from cddpm_core.training.distribution import SideBySide, process_slice, sum_over_processes
+from cddpm_core.training.distribution import SideBySide, process_slice
 from cddpm_core.training.optimizers import lr_factor, make_optimizers
 from cddpm_core.training.state import Counters, LossScale, MovingAverage
 
@@ -157,9 +157,9 @@ class Trainer:
                     total = _added(total, found) if total else _copied(found) if passes else found
         if not self.accelerator:
             return total
-        loss, *tally = sum_over_processes(
-            self.accelerator, [t for t in (total.loss, total.tally) if t is not None])
-        return _Part(loss, next(iter(tally), None), [weight.grad for weight in self.weights])
+        sums = [None if x is None else self.accelerator.reduce(x, "sum")
+                for x in (total.loss, total.tally)]
+        return _Part(*sums, [weight.grad for weight in self.weights])
 
     def _gradients(self, x_t: torch.Tensor, t: torch.Tensor, labels: torch.Tensor,
                    positions: torch.Tensor, wanted: torch.Tensor, weight: torch.Tensor) -> _Part:
