@@ -11,8 +11,7 @@ from cddpm_core.config.schema import Params
 from cddpm_core.evaluation import stand_in, stand_in_training
 from cddpm_core.evaluation.evaluate import get_evaluator
 from cddpm_core.evaluation.evaluator import Evaluator
-from cddpm_core.evaluation.network import StandInNetwork
-from cddpm_core.evaluation.stand_in import load_stand_in
+from cddpm_core.evaluation.stand_in import StandInNetwork, load_stand_in
 from cddpm_core.runs.run import OUTPUTS
 
 COMMAND = ["evaluator", "train", "--images", "40", "--epochs", "1", "--seed", "3", "--device",

@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-__all__ = ["in_its_own_process", "peak_mib"]
+__all__ = ["in_its_own_process", "new_process", "peak_mib"]
 
 
 def peak_mib() -> float:
@@ -26,8 +26,13 @@ def peak_mib() -> float:
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
 
 
+def new_process() -> ProcessPoolExecutor:
+    """Return a pool of one process, which has nothing of this one."""
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+
+
 def in_its_own_process(work: Callable, *arguments: Any) -> dict[str, Any]:
     """Return the dict that ``work`` of the arguments returns, and ``peak_mib`` of its process."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with new_process() as pool:
         made = pool.submit(work, *arguments).result()
         return {**made, "peak_mib": pool.submit(peak_mib).result()}

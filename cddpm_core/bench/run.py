@@ -7,18 +7,16 @@ hardly affect them.
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
+from contextlib import ExitStack
 from statistics import median
 from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from cddpm_core.bench.process import peak_mib
+from cddpm_core.bench.process import new_process, peak_mib
 from cddpm_core.bench.race import run_race
 from cddpm_core.bench.scale import run_scale
 from cddpm_core.bench.variants import (
@@ -80,15 +78,16 @@ def run_bench(run: Run, out: Run, *, repeats: int = 3, scenes: int = 200, steps:
     folder, outputs = str(source.folder), str(run.outputs)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     kinds = ("float32", "bfloat16") if computes_bf16(device) else ("float32",)
-    with progress(total=(7 + len(kinds)) * repeats, desc="bench", unit="turn") as bar:
-        one, all_cores = _take_turns(repeats, bar, (render, scenes, 1), (render, scenes, cores))
-        plain, ours = _take_turns(repeats, bar, (train_plain, run.name, outputs, folder, steps),
-                                  (train, run.name, outputs, folder, steps))
-        both, alone = _two_at_once(repeats, bar, (train, run.name, outputs, folder, steps))
+    training = (train, run.name, outputs, folder, steps)
+    with progress(total=(8 + len(kinds)) * repeats, desc="bench", unit="turn") as bar:
+        one, all_cores = _take_turns(repeats, bar, [(render, scenes, 1)], [(render, scenes, cores)])
+        plain, ours = _take_turns(
+            repeats, bar, [(train_plain, run.name, outputs, folder, steps)], [training])
+        both, alone = _take_turns(repeats, bar, [training, training], [training])
         loop, batch = _take_turns(
-            repeats, bar, (sample_one_by_one, run.name, outputs, loop_images),
-            (sample_in_batches, run.name, outputs))
-        products = _take_turns(repeats, bar, *((multiply, kind, params.device) for kind in kinds))
+            repeats, bar, [(sample_one_by_one, run.name, outputs, loop_images)],
+            [(sample_in_batches, run.name, outputs)])
+        products = _take_turns(repeats, bar, *([(multiply, kind, params.device)] for kind in kinds))
     ancestral = _sample_ancestrally(pipeline, params)
     images, size = 3 * scenes, steps * params.batch_size
     rate, per_image = size / median(ours["seconds"]), operations(pipeline.unet)
@@ -136,51 +135,27 @@ def run_bench(run: Run, out: Run, *, repeats: int = 3, scenes: int = 200, steps:
     return results
 
 
-def _take_turns(repeats: int, bar: Any, *variants: Sequence[Any]) -> list[dict[str, Any]]:
-    """Return the seconds, values and peak memory of variants, each (function, *arguments).
+def _take_turns(repeats: int, bar: Any, *variants: Sequence[tuple]) -> list[dict[str, Any]]:
+    """Return the seconds, values and peak memory of variants, each with a process for each of its
+    calls (function, *arguments), which are made at once.
 
-    A function returns seconds, and a value or None. Its first turn, which loads and compiles,
-    is not counted.
+    A function returns seconds, of which those of the slowest count, and a value or None. Its first
+    turn, which loads and compiles, is not counted.
     """
     found = [{"seconds": [], "values": []} for _ in variants]
-    with _processes(len(variants)) as pools:
+    with ExitStack() as stack:
+        pools = [[stack.enter_context(new_process()) for _ in calls] for calls in variants]
         for turn in range(repeats + 1):
-            for pool, variant, into in zip(pools, variants, found, strict=True):
-                seconds, value = pool.submit(*variant).result()
+            for workers, calls, into in zip(pools, variants, found, strict=True):
+                futures = [pool.submit(*call) for pool, call in zip(workers, calls, strict=True)]
+                seconds, values = zip(*(future.result() for future in futures), strict=True)
                 if turn:
-                    into["seconds"].append(seconds)
-                    into["values"].append(value)
+                    into["seconds"].append(max(seconds))
+                    into["values"].append(values[0])
                     bar.update()
-        for pool, into in zip(pools, found, strict=True):
-            into["peak_mib"] = pool.submit(peak_mib).result()
+        for workers, into in zip(pools, found, strict=True):
+            into["peak_mib"] = sum(pool.submit(peak_mib).result() for pool in workers)
     return found
-
-
-def _two_at_once(repeats: int, bar: Any, variant: Sequence[Any]) -> list[dict[str, Any]]:
-    """Return what `_take_turns` does of a variant in two processes at once, and in one alone."""
-    both, alone = found = [{"seconds": []}, {"seconds": []}]
-    with _processes(2) as pools:
-        for turn in range(repeats + 1):
-            times = [pools[0].submit(*variant).result()[0], *(
-                future.result()[0] for future in [pool.submit(*variant) for pool in pools])]
-            if turn:
-                alone["seconds"].append(times[0])
-                both["seconds"].append(max(times[1:]))
-                bar.update()
-        peaks = [pool.submit(peak_mib).result() for pool in pools]
-    both["peak_mib"], alone["peak_mib"] = sum(peaks), peaks[0]
-    return found
-
-
-@contextlib.contextmanager
-def _processes(count: int) -> Iterator[list[ProcessPoolExecutor]]:
-    spawn = multiprocessing.get_context("spawn")
-    pools = [ProcessPoolExecutor(1, mp_context=spawn) for _ in range(count)]
-    try:
-        yield pools
-    finally:
-        for pool in pools:
-            pool.shutdown()
 
 
 def _compare(slow: dict[str, Any], fast: dict[str, Any], slow_name: str,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from statistics import median
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 from cddpm_core.bench.process import in_its_own_process
+from cddpm_core.bench.variants import timed
 from cddpm_core.config.device import device_of
 from cddpm_core.config.errors import UserError
 from cddpm_core.config.progress import progress
@@ -86,12 +86,7 @@ def _scaled(params: Params, key: str, factors: Sequence[float]) -> list[tuple[st
 
 def _median_seconds(work: Callable[[], Any], times: int) -> float:
     """The median of so many rounds, after one that loads and compiles."""
-    seconds = []
-    for _ in range(1 + times):
-        started = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - started)
-    return median(seconds[1:])
+    return median([timed(work)[0] for _ in range(1 + times)][1:])
 
 
 def _train(params: Params, folder: str, steps: int) -> dict[str, float]:

@@ -29,22 +29,24 @@ from cddpm_core.scenes.dataset import render_dataset
 from cddpm_core.training.trainer import Trainer
 
 __all__ = ["PRODUCT", "multiply", "plain_loop", "render", "sample_in_batches", "sample_one_by_one",
-           "train", "train_plain"]
+           "timed", "train", "train_plain"]
 
 SIDE, PRODUCTS = 2048, 8  # square matrices, and how often they are multiplied
 PRODUCT = 2 * PRODUCTS * SIDE**3  # floating-point operations of that
 
 
-def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
+def timed(work: Callable[[], Any], times: int = 1) -> tuple[float, Any]:
+    """Return the seconds that so many calls take, and the value of the last."""
     started = time.perf_counter()
-    value = work()
+    for _ in range(times):
+        value = work()
     return time.perf_counter() - started, value
 
 
 def render(scenes: int, workers: int) -> tuple[float, None]:
     """Render and write scenes of three images each."""
     with tempfile.TemporaryDirectory() as folder:
-        return _timed(lambda: render_dataset(folder, num_scenes=scenes, seed=0, workers=workers,
+        return timed(lambda: render_dataset(folder, num_scenes=scenes, seed=0, workers=workers,
                                              progress=False))
 
 
@@ -55,15 +57,10 @@ def _trainer(name: str, outputs: str, folder: str) -> Trainer:
     return Trainer(params, IclevrDataset(folder, params.image_size, params.in_memory))
 
 
-def train(name: str, outputs: str, folder: str, steps: int) -> tuple[float, None]:
+def train(name: str, outputs: str, folder: str, steps: int) -> tuple[float, Any]:
     """Take training steps with the parameters of a run, starting with a new network."""
     trainer = _trainer(name, outputs, folder)
-
-    def work() -> None:
-        for _ in range(steps):
-            float(trainer.update())
-
-    return _timed(work)
+    return timed(lambda: float(trainer.update()), steps)
 
 
 def multiply(kind: str, device: str) -> tuple[float, None]:
@@ -76,7 +73,7 @@ def multiply(kind: str, device: str) -> tuple[float, None]:
             product = a @ a
         float(product[0, 0])
 
-    return _timed(work)
+    return timed(work)
 
 
 def plain_loop(params: Params, folder: str | Path) -> tuple[torch.nn.Module, Callable[[], None]]:
@@ -118,15 +115,9 @@ def _plain(name: str, outputs: str, folder: str) -> tuple[torch.nn.Module, Calla
     return plain_loop(Run(name, outputs=Path(outputs)).params(), folder)
 
 
-def train_plain(name: str, outputs: str, folder: str, steps: int) -> tuple[float, None]:
+def train_plain(name: str, outputs: str, folder: str, steps: int) -> tuple[float, Any]:
     """Take steps of `plain_loop`."""
-    _, step = _plain(name, outputs, folder)
-
-    def work() -> None:
-        for _ in range(steps):
-            step()
-
-    return _timed(work)
+    return timed(_plain(name, outputs, folder)[1], steps)
 
 
 @lru_cache
@@ -140,7 +131,7 @@ def _trained(name: str, outputs: str) -> tuple[Any, ...]:
 def sample_in_batches(name: str, outputs: str) -> tuple[float, Any]:
     """Sample all conditions with the sampler of the run."""
     params, pipeline, labels = _trained(name, outputs)
-    seconds, images = _timed(lambda: sample(
+    seconds, images = timed(lambda: sample(
         pipeline, labels, image_seeds(params.seed, len(labels)),
         **sampling_options(pipeline, params)))
     return seconds, images.numpy()
@@ -152,7 +143,7 @@ def sample_one_by_one(name: str, outputs: str, count: int) -> tuple[float, Any]:
     The time is scaled to all conditions.
     """
     params, pipeline, labels = _trained(name, outputs)
-    seconds, images = _timed(lambda: sample(
+    seconds, images = timed(lambda: sample(
         pipeline, labels[:count], image_seeds(params.seed, count), sampler="ddpm", batch_size=1,
         layout_choices=params.layout_choices))
     return seconds * len(labels) / count, images.numpy()

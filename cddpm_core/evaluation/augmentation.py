@@ -24,9 +24,8 @@ def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return degrade(moved, generator)
 
 
-def move(
-    images: torch.Tensor, centres: torch.Tensor, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
+def move(images: torch.Tensor, centres: torch.Tensor,
+         generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Return images mirrored, scaled and shifted at random, and the centres ``(B, K, 2)`` moved
     with them, in pixels."""
     count, half = len(images), images.shape[-1] / 2
@@ -73,9 +72,8 @@ def degrade(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     noise = torch.randn(x.shape, generator=generator)
     grain = torch.randn(count, 3, 32, 32, generator=generator)
     x = x + noisy * uniform(0, 0.08, count, generator) * noise
-    x = x + noisy * uniform(0, 0.06, count, generator) * F.interpolate(
-        grain, scale_factor=2, mode="bilinear"
-    )
+    grain = F.interpolate(grain, scale_factor=2, mode="bilinear")
+    x = x + noisy * uniform(0, 0.06, count, generator) * grain
     return x.clamp(-1, 1)
 
 

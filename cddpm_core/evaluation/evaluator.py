@@ -59,16 +59,9 @@ class Evaluator:
     rendered scenes, and None for the official evaluator.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        kind: str,
-        sha256: str,
-        *,
-        known: bool = True,
-        heldout: dict[str, float] | None = None,
-        device: str | torch.device = "cpu",
-    ) -> None:
+    def __init__(self, model: Any, kind: str, sha256: str, *, known: bool = True,
+                 heldout: dict[str, float] | None = None,
+                 device: str | torch.device = "cpu") -> None:
         self.model = model.to(device).eval().requires_grad_(False)
         self.kind, self.sha256, self.known, self.heldout = kind, sha256, known, heldout
         self.device = torch.device(device)
@@ -103,9 +96,8 @@ class Evaluator:
     @torch.no_grad()
     def _batched(self, function: Callable, images: torch.Tensor) -> torch.Tensor:
         if images.ndim != 4 or tuple(images.shape[1:]) != (3, 64, 64):
-            raise UserError(
-                f"evaluator: expected images of shape (B, 3, 64, 64), found {tuple(images.shape)}"
-            )
+            raise UserError("evaluator: expected images of shape (B, 3, 64, 64), found "
+                            f"{tuple(images.shape)}")
         self.model.eval()
         return torch.cat([function(x.to(self.device).float()).cpu() for x in images.split(256)])
 

@@ -8,6 +8,7 @@ counts a pair of them as chance, and none trains on one of them to judge another
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -109,41 +110,39 @@ def mean_distance(images: torch.Tensor) -> float:
     return float(LEVELS * torch.pdist(images.flatten(1)).mean() / images[0].numel()**0.5)
 
 
-def kernel_distance(a: torch.Tensor, b: torch.Tensor, scenes_a: Sequence[int] | None = None,
-                    scenes_b: Sequence[int] | None = None) -> float:
+def kernel_distance(a: torch.Tensor, b: torch.Tensor, scenes_a: Sequence[int],
+                    scenes_b: Sequence[int]) -> float:
     """Return the squared maximum mean discrepancy of features (N, d) and (M, d), unbiased.
 
     The kernel is ``(x . y / d + 1)^3`` (KID, Binkowski et al. 2018) of features that are scaled
     to a root mean square of 1 over ``b``: evaluators differ in scale. Its means are over pairs
-    of different scenes; by default every row is a scene of its own. For two samples of one
-    distribution the mean is zero, and single values may be negative.
+    of different scenes. For two samples of one distribution the mean is zero, and single values
+    may be negative.
     """
     scale = b.double().square().mean().sqrt()
     a, b = a.double() / scale, b.double() / scale
-    scenes_a, scenes_b = _numbers(len(a), len(b), scenes_a, scenes_b)
+    of_a, of_b = torch.as_tensor(scenes_a), torch.as_tensor(scenes_b)
 
     def mean(x: torch.Tensor, y: torch.Tensor, of_x: torch.Tensor, of_y: torch.Tensor) -> Any:
         return ((x @ y.T / x.shape[1] + 1)**3)[of_x[:, None] != of_y].mean()
 
-    return float(mean(a, a, scenes_a, scenes_a) + mean(b, b, scenes_b, scenes_b)
-                 - 2 * mean(a, b, scenes_a, scenes_b))
+    return float(mean(a, a, of_a, of_a) + mean(b, b, of_b, of_b) - 2 * mean(a, b, of_a, of_b))
 
 
-def two_sample(a: torch.Tensor, b: torch.Tensor, scenes_a: Sequence[int] | None = None,
-               scenes_b: Sequence[int] | None = None, *, seed: int = 0) -> float:
+def two_sample(a: torch.Tensor, b: torch.Tensor, scenes_a: Sequence[int],
+               scenes_b: Sequence[int], *, seed: int = 0) -> float:
     """Return how well a small network tells images (N, 3, H, W) from others, (M, 3, H, W).
 
     It is the accuracy on images that it was not trained on, by cross-validation: a classifier
     two-sample test (Lopez-Paz & Oquab 2017); .5 if the sets cannot be told apart. A scene is in
-    one fold, by default every row is a scene; each set needs at least two. Images are in [-1, 1].
+    one fold; each set needs at least two. Images are in [-1, 1].
     """
-    scenes_a, scenes_b = _numbers(len(a), len(b), scenes_a, scenes_b)
     generator = torch_generator(seed, "two-sample")
     fold: dict[int, int] = {}
-    for scenes in (scenes_a.unique(), scenes_b.unique()):
-        for scene in scenes[torch.randperm(len(scenes), generator=generator)].tolist():
+    for scenes in (np.unique(scenes_a), np.unique(scenes_b)):
+        for scene in scenes[torch.randperm(len(scenes), generator=generator).numpy()].tolist():
             fold.setdefault(scene, len(fold) % FOLDS)
-    of_a, of_b = (torch.tensor([fold[scene] for scene in scenes.tolist()])
+    of_a, of_b = (torch.tensor([fold[int(scene)] for scene in scenes])
                   for scenes in (scenes_a, scenes_b))
     right = torch.zeros(len(a)), torch.zeros(len(b))
     for held in range(FOLDS):
@@ -187,14 +186,7 @@ def _trained(a: torch.Tensor, b: torch.Tensor, seed: int, generator: torch.Gener
 def _network() -> nn.Module:
     widths = (3, 24, 48, 64)
     layers: list[nn.Module] = []
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in pairwise(widths):
         layers += [nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False),
                    nn.BatchNorm2d(after), nn.ReLU()]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], 1))
-
-
-def _numbers(count_a: int, count_b: int, scenes_a: Sequence[int] | None,
-             scenes_b: Sequence[int] | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """The scenes as tensors; without any, a number of its own for each row."""
-    return (torch.arange(count_a) if scenes_a is None else torch.as_tensor(scenes_a),
-            count_a + torch.arange(count_b) if scenes_b is None else torch.as_tensor(scenes_b))

@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["confusion", "evaluator_facts", "missed_pairs", "score", "score_facts"]
 
 
-def score(
-    probabilities: torch.Tensor | np.ndarray, conditions: Sequence[Sequence[str]]
-) -> dict[str, Any]:
+def score(probabilities: torch.Tensor | np.ndarray,
+          conditions: Sequence[Sequence[str]]) -> dict[str, Any]:
     """Return the accuracies of probabilities ``(N, 24)`` for N conditions, as plain JSON.
 
     ``micro``, ``macro`` in [0, 1] and ``objects``; ``conditions``, one entry per image:
@@ -37,41 +36,31 @@ def score(
     if probabilities.shape != (len(conditions), len(OBJECTS)) or not len(conditions):
         raise UserError(
             f"score: expected probabilities of shape ({len(conditions)}, {len(OBJECTS)}) with at "
-            f"least one row for {len(conditions)} conditions, found {probabilities.shape}"
-        )
+            f"least one row for {len(conditions)} conditions, found {probabilities.shape}")
     if not np.isfinite(probabilities).all():
         raise UserError("score: expected finite probabilities, found NaN or infinity")
     entries = []
     tallies: dict[str, dict[str, dict[str, int]]] = {
-        "per_object": {}, "per_colour": {}, "per_shape": {}, "per_count": {},
-    }  # fmt: skip
+        f"per_{kind}": {} for kind in ("object", "colour", "shape", "count")}
     for row, (values, names) in enumerate(zip(probabilities, conditions, strict=True)):
         labels = check_names(names, f"score: row {row}")
         order = np.argsort(-values, kind="stable")[: len(labels)]
         predicted = [OBJECTS[i] for i in order]
         hits = [name in predicted for name in labels]
         for name, hit in zip(labels, hits, strict=True):
-            colour, shape = name.split()
-            groups = (name, colour, shape, str(len(labels)))
+            groups = (name, *name.split(), str(len(labels)))
             for tally, group in zip(tallies.values(), groups, strict=True):
                 entry = tally.setdefault(group, {"hits": 0, "total": 0})
                 entry["hits"] += hit
                 entry["total"] += 1
         entries.append({
-            "labels": list(labels),
-            "predicted": predicted,
-            "hits": hits,
+            "labels": list(labels), "predicted": predicted, "hits": hits,
             "accuracy": sum(hits) / len(hits),
-            "probabilities": [values[OBJECTS.index(name)].item() for name in labels],
-        })  # fmt: skip
+            "probabilities": [values[OBJECTS.index(name)].item() for name in labels]})
     total = sum(len(entry["labels"]) for entry in entries)
-    return {
-        "micro": sum(sum(entry["hits"]) for entry in entries) / total,
-        "macro": sum(entry["accuracy"] for entry in entries) / len(entries),
-        "objects": total,
-        "conditions": entries,
-        **tallies,
-    }
+    return {"micro": sum(sum(entry["hits"]) for entry in entries) / total,
+            "macro": sum(entry["accuracy"] for entry in entries) / len(entries),
+            "objects": total, "conditions": entries, **tallies}
 
 
 def evaluator_facts(evaluator: Evaluator) -> dict[str, Any]:
@@ -122,16 +111,14 @@ def confusion(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     colour, shape = (np.zeros((len(names),) * 2, int) for names in (colours, shapes))
     counts = {"bound": 0, "alien": 0, "reshaped": 0, "other": 0}
     for scored in scores:
-        for condition in scored["conditions"]:
-            for name in set(condition["labels"]) & set(condition["predicted"]):
-                c, s = name.split()
-                colour[colours.index(c), colours.index(c)] += 1
-                shape[shapes.index(s), shapes.index(s)] += 1
-        for name, predicted, labels in missed_pairs(scored):
+        found = [(name, name, ()) for entry in scored["conditions"] for name in entry["labels"]
+                 if name in entry["predicted"]]
+        for name, predicted, labels in [*found, *missed_pairs(scored)]:
             (c, s), (other_c, other_s) = name.split(), predicted.split()
             colour[colours.index(c), colours.index(other_c)] += 1
             shape[shapes.index(s), shapes.index(other_s)] += 1
-            others = {label.split()[0] for label in labels if label != name}
-            counts["reshaped" if c == other_c else "other" if s != other_s else
-                   "bound" if other_c in others else "alien"] += 1
+            if name != predicted:
+                others = {label.split()[0] for label in labels if label != name}
+                counts["reshaped" if c == other_c else "other" if s != other_s else
+                       "bound" if other_c in others else "alien"] += 1
     return {"colour": colour.tolist(), "shape": shape.tolist(), **counts}

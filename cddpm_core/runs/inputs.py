@@ -67,7 +67,7 @@ def _given_files(params: Params, declared: Iterable[str],
         frames = pictures_in(typed_path(params.reference), DEPTH)
         found["the reference frames"] = short_hash([_facts(path, True) for path in frames])
         if params.clevr_assets:
-            from cddpm_core.scenes.blender import cycles_version
+            from cddpm_core.scenes.version import cycles_version
 
             found["Blender or CLEVR's assets"] = cycles_version(
                 params.blender, params.clevr_assets, params.cycles_samples, params.cycles_denoise)

@@ -21,11 +21,11 @@ from cddpm_core.config.files import atomic, remove_leftovers
 from cddpm_core.config.progress import progress as progress_bar
 from cddpm_core.config.seeds import numpy_generator
 from cddpm_core.data.labels import COLOURS
-from cddpm_core.scenes.blender import BASE, Blender, check_assets, find_blender
 from cddpm_core.scenes.dataset import file_name, write_labels
 from cddpm_core.scenes.lamps import YAW
 from cddpm_core.scenes.render import HEIGHT, RADIUS, WIDTH
 from cddpm_core.scenes.scene import Scene, scene_of
+from cddpm_core.scenes.version import BASE, Blender, check_assets, find_blender
 
 __all__ = ["render_by_cycles", "render_cycles_dataset"]
 
@@ -36,21 +36,10 @@ FAREWELL = ("Blender quit", "Error: Not freed memory")  # what Blender says last
 GPU_PROCESSES = 2  # so that one prepares a frame while the other renders
 
 
-def render_cycles_dataset(
-    folder: str | Path,
-    *,
-    num_scenes: int,
-    seed: int,
-    assets: str | Path,
-    split: str = "train",
-    frames: int = 3,
-    blender: str | Path = "",
-    samples: int = 128,
-    denoise: bool = False,
-    gpu: bool = True,
-    workers: int | None = None,
-    progress: bool = True,
-) -> None:
+def render_cycles_dataset(folder: str | Path, *, num_scenes: int, seed: int, assets: str | Path,
+                          split: str = "train", frames: int = 3, blender: str | Path = "",
+                          samples: int = 128, denoise: bool = False, gpu: bool = True,
+                          workers: int | None = None, progress: bool = True) -> None:
     """Write the scenes of `render_dataset` as Cycles renders them, in the same layout.
 
     ``folder/cycles.json`` holds all that decides them. What is rendered is kept: a call that was

@@ -28,16 +28,8 @@ def file_name(scene: int, frame: int) -> str:
     return f"CLEVR_train_{scene:06d}_{frame}.png"
 
 
-def render_dataset(
-    folder: str | Path,
-    *,
-    num_scenes: int,
-    seed: int,
-    split: str = "train",
-    frames: int = 3,
-    workers: int | None = None,
-    progress: bool = True,
-) -> None:
+def render_dataset(folder: str | Path, *, num_scenes: int, seed: int, split: str = "train",
+                   frames: int = 3, workers: int | None = None, progress: bool = True) -> None:
     """Write ``num_scenes * frames`` images in the lab's layout.
 
     ``folder/iclevr/CLEVR_train_NNNNNN_F.png`` (320x240 RGB), ``folder/objects.json`` and last,
@@ -63,24 +55,16 @@ def render_dataset(
 
 def write_labels(folder: Path, labels: Sequence[Sequence[Sequence[str]]]) -> None:
     """Write ``objects.json`` and, last, ``train.json``; ``labels`` are names by scene and frame."""
-    train = {
-        file_name(i, k): names for i, rows in enumerate(labels) for k, names in enumerate(rows)
-    }
+    train = {file_name(i, k): names
+             for i, rows in enumerate(labels) for k, names in enumerate(rows)}
     write_json(folder / "objects.json", {name: i for i, name in enumerate(OBJECTS)})
     write_json(folder / "train.json", train)
 
 
-def render_set(
-    num_images: int,
-    seed: int,
-    split: str,
-    max_objects: int = MAX_OBJECTS,
-    size: int = 64,
-    *,
-    probabilities: Sequence[float] | None = None,
-    workers: int | None = None,
-    progress: bool = False,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def render_set(num_images: int, seed: int, split: str, max_objects: int = MAX_OBJECTS,
+               size: int = 64, *, probabilities: Sequence[float] | None = None,
+               workers: int | None = None, progress: bool = False
+               ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return images, their multi-hot labels and the positions of their objects, in memory.
 
     Every scene gives frames of 1 to ``max_objects`` objects, squashed to a square as torchvision's
@@ -91,10 +75,8 @@ def render_set(
 
     def render_scene(index: int) -> tuple[list[np.ndarray], list[int], np.ndarray]:
         scene, rendered = _render_scene(seed, split, index, max_objects, probabilities)
-        frames = [
-            np.asarray(Image.fromarray(frame).resize((size, size), Image.Resampling.BILINEAR))
-            for frame in rendered
-        ]
+        frames = [np.asarray(Image.fromarray(frame).resize((size, size), Image.Resampling.BILINEAR))
+                  for frame in rendered]
         x, y = np.array([(o.x, o.y) for o in scene]).T
         u, v = project(x, y, np.full_like(x, RADIUS))
         centres = np.stack([u * size / WIDTH, v * size / HEIGHT], axis=1)
@@ -112,16 +94,14 @@ def render_set(
     return images, labels, positions
 
 
-def _render_scene(
-    seed: int, split: str, index: int, num_objects: int,
-    probabilities: Sequence[float] | None = None,
-) -> tuple[tuple[SceneObject, ...], np.ndarray]:
+def _render_scene(seed: int, split: str, index: int, num_objects: int,
+                  probabilities: Sequence[float] | None = None
+                  ) -> tuple[tuple[SceneObject, ...], np.ndarray]:
     """Return the objects of a scene and its frames of one object, two, and so on."""
     scene = scene_of(seed, split, index, num_objects, probabilities)
     grain = numpy_generator(seed, "grain", split, index)
-    return scene.objects, render_frames(
-        scene.objects, first=1, lighting=Lighting(scene.lamp_shift), grain=grain
-    )
+    return scene.objects, render_frames(scene.objects, first=1,
+                                        lighting=Lighting(scene.lamp_shift), grain=grain)
 
 
 def _map_scenes(function: Callable, count: int, workers: int | None, progress: bool) -> list:
@@ -153,5 +133,4 @@ def _png(image: np.ndarray) -> bytes:
     chunks = (b"IHDR" + header, b"IDAT" + isal_zlib.compress(rows, 1), b"IEND")
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", isal_zlib.crc32(chunk))
-        for chunk in chunks
-    )
+        for chunk in chunks)

@@ -33,9 +33,8 @@ def ground_in_view(camera: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     _, height, pitch, focal = camera
     u, v = np.meshgrid(np.arange(WIDTH) + 0.5, np.arange(HEIGHT) + 0.5)
     a, b = (u - WIDTH / 2) / focal, (HEIGHT / 2 - v) / focal
-    ray = np.stack(
-        [a, np.cos(pitch) + b * np.sin(pitch), b * np.cos(pitch) - np.sin(pitch)], axis=-1
-    )
+    ray = np.stack([a, np.cos(pitch) + b * np.sin(pitch), b * np.cos(pitch) - np.sin(pitch)],
+                   axis=-1)
     eye = np.array([0.0, -camera[0], height])
     near, far = np.full(u.shape, 4.0), np.full(u.shape, 60.0)
     for _ in range(30):  # bisection

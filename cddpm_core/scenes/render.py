@@ -78,8 +78,7 @@ def _ground() -> tuple[np.ndarray, ...]:
     in_view = (*ground_in_view(CAMERA), ambient_light())
     return tuple(
         each.reshape(HEIGHT // _CELL, _CELL, WIDTH // _CELL, _CELL, -1).mean((1, 3)).squeeze()
-        for each in in_view
-    )
+        for each in in_view)
 
 
 class Lighting:
@@ -132,13 +131,9 @@ def _bodies(objects: Sequence[tuple[str, float, float, float]]) -> np.ndarray:
     return np.array(rows, np.float64).reshape(-1, 5)
 
 
-def render_frames(
-    objects: Sequence[tuple[str, float, float, float]],
-    *,
-    first: int | None = None,
-    lighting: Lighting | None = None,
-    grain: np.random.Generator | None = None,
-) -> np.ndarray:
+def render_frames(objects: Sequence[tuple[str, float, float, float]], *, first: int | None = None,
+                  lighting: Lighting | None = None,
+                  grain: np.random.Generator | None = None) -> np.ndarray:
     """Return ``(k, 240, 320, 3)`` uint8 sRGB frames; frame i shows the first ``first + i`` objects.
 
     An object is (name, x, y, rotation in radians). By default only the frame with all of them is
@@ -199,9 +194,8 @@ def _shades(body: np.ndarray, other: np.ndarray, lamps: np.ndarray) -> bool:
     return bool(np.any((along > 0) & (apart < reach)))
 
 
-def visible_pixels(
-    objects: Sequence[tuple[str, float, float, float]],
-) -> tuple[np.ndarray, np.ndarray]:
+def visible_pixels(objects: Sequence[tuple[str, float, float, float]]
+                   ) -> tuple[np.ndarray, np.ndarray]:
     """Return how many pixels of each object are visible, and how many would be without the others.
 
     Both are counts ``(k,)`` at 320x240, estimated on every fourth row and column.

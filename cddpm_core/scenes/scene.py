@@ -56,17 +56,14 @@ class Scene(NamedTuple):
     lamp_shift: np.ndarray
 
 
-def scene_of(
-    seed: int, split: str, index: int, num_objects: int,
-    probabilities: Sequence[float] | None = None,
-) -> Scene:
+def scene_of(seed: int, split: str, index: int, num_objects: int,
+             probabilities: Sequence[float] | None = None) -> Scene:
     """Return scene ``index`` of a data set: it depends on nothing but the arguments."""
     return sample_scene(numpy_generator(seed, "scene", split, index), num_objects, probabilities)
 
 
-def sample_scene(
-    rng: np.random.Generator, num_objects: int, probabilities: Sequence[float] | None = None
-) -> Scene:
+def sample_scene(rng: np.random.Generator, num_objects: int,
+                 probabilities: Sequence[float] | None = None) -> Scene:
     """Sample a scene of 1 to 5 objects of different names; every prefix of them is a scene too.
 
     ``probabilities`` are those of the 24 objects, which add up to 1; equal by default. Raises
@@ -92,9 +89,8 @@ def sample_scene(
     raise RuntimeError(f"no scene of {', '.join(names)} found in {MAX_ATTEMPTS} attempts")
 
 
-def _sample_beside(
-    scene: Sequence[SceneObject], name: str, rng: np.random.Generator
-) -> SceneObject | None:
+def _sample_beside(scene: Sequence[SceneObject], name: str,
+                   rng: np.random.Generator) -> SceneObject | None:
     """Return a further object at a random position that obeys the rules, None if none is found."""
     for _ in range(_POSITION_ATTEMPTS):
         across, along = rng.uniform(-REACH, REACH, 2)
@@ -111,11 +107,8 @@ def _rotation(rng: np.random.Generator) -> float:
 
 def _fits(candidate: SceneObject, others: Sequence[SceneObject]) -> bool:
     x, y = candidate.x, candidate.y
-    return all(
-        math.hypot(x - o.x, y - o.y) >= 2 * RADIUS + GAP
-        and min(abs(x - o.x), abs(y - o.y)) >= MARGIN
-        for o in others
-    )
+    return all(math.hypot(x - o.x, y - o.y) >= 2 * RADIUS + GAP
+               and min(abs(x - o.x), abs(y - o.y)) >= MARGIN for o in others)
 
 
 def _sufficiently_visible(objects: Sequence[SceneObject]) -> bool:

@@ -16,8 +16,7 @@ from cddpm_core.config.environment import forget
 from cddpm_core.config.errors import UserError
 from cddpm_core.config.schema import Params
 
-__all__ = ["SideBySide", "accelerator_of", "check_devices", "process_slice",
-           "sum_over_processes"]
+__all__ = ["SideBySide", "accelerator_of", "check_devices", "process_slice"]
 
 
 class SideBySide:
@@ -73,14 +72,6 @@ def check_devices(params: Params, processes: int) -> None:
         raise UserError(f"num_processes: {processes} on this machine, which has "
                         f"{torch.accelerator.device_count()} {device.type} devices, expected one "
                         "a device at most")
-
-
-def sum_over_processes(accelerator: Accelerator,
-                       tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Return the sum of each tensor over the processes, by one reduction."""
-    total = accelerator.reduce(torch.cat([t.flatten() for t in tensors]), "sum")
-    return [part.view_as(t) for part, t in
-            zip(total.split([t.numel() for t in tensors]), tensors, strict=True)]
 
 
 def process_slice(accelerator: Accelerator | None, count: int) -> slice:

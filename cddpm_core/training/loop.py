@@ -18,11 +18,7 @@ from cddpm_core.config.errors import UserError
 from cddpm_core.config.progress import progress
 from cddpm_core.config.schema import Params
 from cddpm_core.data.dataset import IclevrDataset
-from cddpm_core.sampling.pipeline import (
-    ClassConditionedPipeline,
-    load_pipeline,
-    save_pipeline,
-)
+from cddpm_core.sampling.pipeline import ClassConditionedPipeline, load_pipeline, save_pipeline
 from cddpm_core.scheduler.loss_weight import Balance, loss_weight
 from cddpm_core.training.checkpoint import read_checkpoint
 from cddpm_core.training.history import append_history, read_history, write_history
@@ -99,14 +95,13 @@ def train(params: Params, dataset: IclevrDataset, folder: Path, *,
             if seen.longest >= MAX_SKIPPED:
                 raise _diverged(trainer.step, checkpoint)
             if report and seen.loss is not None:
-                line = {"images": trainer.step * params.batch_size, "loss": seen.loss,
-                        "images_per_second": round(steps * params.batch_size / since, 2),
-                        "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
-                        **({"skipped": seen.skipped} if seen.skipped else {})}
-                log(line)
-                bar.set_postfix_str(f"loss {line['loss']:.4f}, "
-                                    f"{line['images_per_second']:.0f} img/s"
-                                    + (f", {seen.skipped} skipped" if seen.skipped else ""))
+                rate = round(steps * params.batch_size / since, 2)
+                skipped = {"skipped": seen.skipped} if seen.skipped else {}
+                log({"images": trainer.step * params.batch_size, "loss": seen.loss,
+                     "images_per_second": rate,
+                     "learning_rate": trainer.optimizers[0].param_groups[0]["lr"], **skipped})
+                bar.set_postfix_str(f"loss {seen.loss:.4f}, {rate:.0f} img/s"
+                                    + (f", {seen.skipped} skipped" if skipped else ""))
                 steps, since = 0, 0.0
                 counters.clear()
             if due:
@@ -133,7 +128,6 @@ def train(params: Params, dataset: IclevrDataset, folder: Path, *,
 
 
 def _check_same_step(trainer: Trainer, checkpoint: Path) -> None:
-    """Raise `UserError` unless all processes continue from the same step."""
     if trainer.accelerator and len(steps := set(gather_object([trainer.step]))) > 1:
         raise UserError(f"{checkpoint}: the processes found different checkpoints, of steps "
                         f"{sorted(steps)}; CDDPM_OUTPUTS must be one disk that all of them see")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch.autograd.graph import saved_tensors_hooks
@@ -30,28 +29,21 @@ SPARE = 1.1  # kernels need room to work in, and blocks of memory leave gaps
 SAID = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
 
 
-@dataclass(frozen=True)
-class Memory:
+class Memory(NamedTuple):
     """Bytes on the device of one process while it trains.
 
-    ``weights``, their ``gradients``, the state of the ``optimizers`` and the moving ``average``
-    are there all the time. A micro-batch of n images adds ``per_pass + n * per_image`` bytes,
-    which its forward pass saves for the backward pass. ``images`` are all training images as
-    uint8; they are not in `needed`, as a step can also read them from main memory.
+    ``state`` is there all the time: weights, gradients, optimisers, moving average. A micro-batch
+    of n images adds ``per_pass + n * per_image`` bytes, which its forward pass saves for the
+    backward pass. Training images are not counted: a step can also read them from main memory.
     """
 
-    weights: int
-    gradients: int
-    optimizers: int
-    average: int
+    state: int
     per_pass: int
     per_image: int
-    images: int
 
     def needed(self, micro_batch: int) -> int:
         """Return the bytes that a training with micro-batches of this many images needs."""
-        state = self.weights + self.gradients + self.optimizers + self.average
-        return state + self.per_pass + micro_batch * self.per_image
+        return self.state + self.per_pass + micro_batch * self.per_image
 
     def largest_micro_batch(self, available: int) -> int:
         """Return the most images that fit at once into ``available`` bytes; below 1 if none."""
@@ -64,17 +56,14 @@ def memory_of(trainer: Trainer) -> Memory:
     With several processes the gradients are there twice, the second time in the buckets that
     are reduced. torch.compile saves less for the backward pass than is counted here.
     """
-    p, weights = trainer.params, sum(w.nbytes for w in trainer.weights)
-    processes = trainer.accelerator.num_processes if trainer.accelerator else 1
-    one, three = (saved_bytes(trainer.unet, count, p) for count in (1, 3))
+    one, three = (saved_bytes(trainer.unet, count, trainer.params) for count in (1, 3))
     per_image = (three - one) // 2
-    return Memory(
-        weights, weights * min(2, processes),
-        # Adam keeps two moments of a weight, Muon one.
-        sum(w.nbytes * (1 if isinstance(o, KernelMuon) else 2)
-            for o in trainer.optimizers for group in o.param_groups for w in group["params"]),
-        sum(w.nbytes for w in trainer.ema.model.parameters()) if trainer.ema else 0,
-        one - per_image, per_image, len(trainer.dataset) * 3 * p.image_size**2)
+    copies = 2 + bool(trainer.accelerator) + bool(trainer.ema)
+    # Adam keeps two moments of a weight, Muon one.
+    moments = sum(w.nbytes * (1 if isinstance(o, KernelMuon) else 2)
+                  for o in trainer.optimizers for group in o.param_groups for w in group["params"])
+    return Memory(copies * sum(w.nbytes for w in trainer.weights) + moments,
+                  one - per_image, per_image)
 
 
 def saved_bytes(network: ClassConditionedUnet, count: int, params: Params) -> int:
@@ -159,13 +148,11 @@ def out_of_memory_named(trainer: Trainer, checkpoint: Path, *, save: bool = True
 
 
 def _images_here(trainer: Trainer) -> int:
-    """Images of a step in this process."""
     processes = trainer.accelerator.num_processes if trainer.accelerator else 1
     return math.ceil(trainer.params.batch_size / processes)
 
 
 def _micro_batch(trainer: Trainer) -> int:
-    """Images that go through the network at once."""
     return math.ceil(_images_here(trainer) / trainer.params.gradient_accumulation_steps)
 
 

@@ -17,28 +17,28 @@ __all__ = ["KernelMuon", "lr_factor", "make_optimizers", "orthogonalised"]
 # Trained by AdamW, not Muon: layers whose rows differ in kind, or that few images reach.
 OUTER = {"conv_in", "conv_out", "class_embedding", "time_embedding", "object_tokens",
          "object_embeddings", "cell_positions", "downsample", "upsample"}
+STEPS = 4  # of Newton-Schulz: one fewer than torch's default, for speed
 
 
-def orthogonalised(matrices: torch.Tensor, coefficients: Sequence[float] = (3.4445, -4.775, 2.0315),
-                   steps: int = 4, eps: float = 1e-7) -> torch.Tensor:
+def orthogonalised(matrices: torch.Tensor) -> torch.Tensor:
     """Return ``matrices`` (N, rows, columns) with singular values near 1, in their own type.
 
     The quintic Newton-Schulz iteration of Muon (Jordan et al. 2024), X <- (a + b R + c R^2) X
     with R = X X^T, where X is the matrix, wide, over its norm. A polynomial of R commutes with R,
     so all steps but the last product are on R, which is smaller than X.
     """
-    a, b, c = coefficients
+    a, b, c = 3.4445, -4.775, 2.0315
     tall = matrices.shape[-2] > matrices.shape[-1]
     wide = matrices.mT if tall else matrices
-    wide = wide / wide.norm(dim=(-2, -1), keepdim=True).clamp(min=eps)
+    wide = wide / wide.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
     gram, product = wide @ wide.mT, None
-    for step in range(steps):
+    for step in range(STEPS):
         factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         factor.diagonal(dim1=-2, dim2=-1).add_(a)
         product = factor if product is None else factor @ product
-        if step + 1 < steps:
+        if step + 1 < STEPS:
             gram = factor @ gram @ factor
-    found = wide if product is None else product @ wide
+    found = product @ wide
     return found.mT if tall else found
 
 
@@ -54,9 +54,8 @@ class KernelMuon(torch.optim.Optimizer):
 
     found_inf: torch.Tensor | None = None
 
-    def __init__(self, kernels: Iterable[nn.Parameter], lr: float = 0.02, momentum: float = 0.95,
-                 ns_steps: int = 4) -> None:
-        super().__init__(kernels, {"lr": lr, "momentum": momentum, "ns_steps": ns_steps})
+    def __init__(self, kernels: Iterable[nn.Parameter], lr: float) -> None:
+        super().__init__(kernels, {"lr": lr, "momentum": 0.95})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
@@ -67,7 +66,6 @@ class KernelMuon(torch.optim.Optimizer):
                 self._step(alike, group)
 
     def _step(self, kernels: list[nn.Parameter], group: dict[str, Any]) -> None:
-        """Take a step of kernels of one shape."""
         moments = [self.state[kernel].setdefault("momentum_buffer", torch.zeros_like(kernel))
                    for kernel in kernels]
         gradient, momentum = (torch.stack([tensor.flatten(1) for tensor in tensors])
@@ -80,7 +78,7 @@ class KernelMuon(torch.optim.Optimizer):
         momentum.lerp_(gradient, 1 - group["momentum"])
         ahead = gradient.lerp(momentum, group["momentum"])
         fast = ahead.bfloat16() if computes_bf16(ahead.device) else ahead
-        update = orthogonalised(fast, steps=group["ns_steps"]).to(ahead)
+        update = orthogonalised(fast).to(ahead)
         rows, columns = update.shape[1:]
         update *= -group["lr"] * max(1, rows / columns) ** 0.5 * valid
         shape = kernels[0].shape
@@ -116,8 +114,7 @@ def make_optimizers(model: nn.Module, params: Params) -> list[torch.optim.Optimi
     for name, weight in model.named_parameters():
         outer = weight.ndim < 2 or not OUTER.isdisjoint(name.split("."))
         (rest if outer else inner).append(weight)
-    # One iteration fewer than torch's default, for speed. Two halves, so that they step side by
-    # side on a CPU.
+    # Two halves, so that they step side by side on a CPU.
     halves = [KernelMuon(inner[i::2], lr=params.muon_learning_rate) for i in range(2)]
     return [*halves, torch.optim.AdamW(rest, **adamw)]
 

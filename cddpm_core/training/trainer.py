@@ -18,30 +18,18 @@ from accelerate import Accelerator
 from torch._dynamo.exc import TorchDynamoException
 from torch.nn.utils import get_total_norm
 
-from cddpm_core.config.device import (
-    arithmetic_of,
-    autocast,
-    compiled,
-    device_of,
-    not_compiled,
-)
+from cddpm_core.config.device import arithmetic_of, autocast, compiled, device_of, not_compiled
 from cddpm_core.config.errors import UserError
 from cddpm_core.config.schema import Params
 from cddpm_core.data.dataset import IclevrDataset
 from cddpm_core.sampling.pipeline import ClassConditionedPipeline, make_pipeline
 from cddpm_core.scheduler.loss_weight import Balance, loss_weight, squared_error
 from cddpm_core.scheduler.process import target
-from cddpm_core.training.average import MovingAverage
 from cddpm_core.training.batches import Batches
 from cddpm_core.training.checkpoint import check_checkpoint, read_checkpoint, write_checkpoint
-from cddpm_core.training.counters import Counters
-from cddpm_core.training.distribution import (
-    SideBySide,
-    process_slice,
-    sum_over_processes,
-)
-from cddpm_core.training.loss_scale import LossScale
+from cddpm_core.training.distribution import SideBySide, process_slice
 from cddpm_core.training.optimizers import lr_factor, make_optimizers
+from cddpm_core.training.state import Counters, LossScale, MovingAverage
 
 __all__ = ["Trainer"]
 
@@ -90,9 +78,10 @@ class Trainer:
         self.side_by_side = SideBySide(2 if halves else 1)
         self.counters = Counters(self.device)
         T = params.num_train_timesteps
-        self.balance = (Balance(T, device=self.device) if params.loss_weighting == "balanced"
-                        else None)
-        if not self.balance:
+        self.balance = None
+        if params.loss_weighting == "balanced":
+            self.balance = Balance(T, device=self.device)
+        else:
             self._loss_weights = loss_weight(self.scheduler, torch.arange(T), params.loss_weighting,
                                              params.loss_weight_max).to(self.device)
 
@@ -106,7 +95,6 @@ class Trainer:
 
     @property
     def step(self) -> int:
-        """Updates so far."""
         return self.counters.step
 
     @property
@@ -154,7 +142,6 @@ class Trainer:
             self.ema.update(self.unet, valid)
 
     def _summed(self, *batch: torch.Tensor) -> _Part:
-        """Return the sums over all passes, halves and processes."""
         passes = min(self.params.gradient_accumulation_steps, len(batch[0]))
         for weight in self.weights:
             weight.grad = None
@@ -170,9 +157,9 @@ class Trainer:
                     total = _added(total, found) if total else _copied(found) if passes else found
         if not self.accelerator:
             return total
-        loss, *tally = sum_over_processes(
-            self.accelerator, [t for t in (total.loss, total.tally) if t is not None])
-        return _Part(loss, next(iter(tally), None), [weight.grad for weight in self.weights])
+        sums = [None if x is None else self.accelerator.reduce(x, "sum")
+                for x in (total.loss, total.tally)]
+        return _Part(*sums, [weight.grad for weight in self.weights])
 
     def _gradients(self, x_t: torch.Tensor, t: torch.Tensor, labels: torch.Tensor,
                    positions: torch.Tensor, wanted: torch.Tensor, weight: torch.Tensor) -> _Part:

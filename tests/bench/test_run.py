@@ -27,9 +27,6 @@ def trained(tiny, dataset, tmp_path):
 class Here:
     """A pool that works in this process: starting eight would take most of the test's time."""
 
-    def __init__(self, *_, **__):
-        pass
-
     def submit(self, work, *arguments):
         self.value = work(*arguments)
         return self
@@ -37,13 +34,16 @@ class Here:
     def result(self):
         return self.value
 
-    def shutdown(self):
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
         pass
 
 
 def test_bench_writes_ratios_with_their_range(trained, monkeypatch):
     out = Run("bench", outputs=trained.outputs)
-    monkeypatch.setattr(bench, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(bench, "new_process", Here)
     monkeypatch.setattr(variants, "SIDE", 64)
     monkeypatch.setattr(bench, "run_scale", lambda run, factors: {"training": [list(factors)]})
     found = run_bench(trained, out, repeats=1, scenes=1, steps=1, loop_images=1,
@@ -65,7 +65,7 @@ def test_bench_writes_ratios_with_their_range(trained, monkeypatch):
 
 
 def test_variants_take_turns_and_the_first_turn_is_not_counted(monkeypatch):
-    monkeypatch.setattr(bench, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(bench, "new_process", Here)
     calls = []
 
     def work(name):
@@ -76,20 +76,21 @@ def test_variants_take_turns_and_the_first_turn_is_not_counted(monkeypatch):
         def update(self):
             pass
 
-    found = bench._take_turns(2, Bar(), (work, "a"), (work, "b"))
+    found = bench._take_turns(2, Bar(), [(work, "a")], [(work, "b")])
     assert calls == ["a", "b"] * 3
     assert [part["seconds"] for part in found] == [[3.0, 5.0], [4.0, 6.0]]
 
 
 def test_two_at_once_take_as_long_as_the_slower(monkeypatch):
-    monkeypatch.setattr(bench, "ProcessPoolExecutor", Here)
-    seconds = iter([9.0, 9.0, 9.0, 2.0, 4.0, 5.0])
+    monkeypatch.setattr(bench, "new_process", Here)
+    seconds = iter([9.0, 9.0, 9.0, 4.0, 5.0, 2.0])
+    work = (lambda: (next(seconds), None),)
 
     class Bar:
         def update(self):
             pass
 
-    both, alone = bench._two_at_once(1, Bar(), (lambda: (next(seconds), None),))
+    both, alone = bench._take_turns(1, Bar(), [work, work], [work])
     assert alone["seconds"] == [2.0] and both["seconds"] == [5.0]
     assert both["peak_mib"] == 2 * alone["peak_mib"]
 

@@ -22,10 +22,10 @@ from cddpm_core.config.schema import Params
 from cddpm_core.data.labels import read_objects, read_train
 from cddpm_core.data.source import data_source
 from cddpm_core.runs.inputs import data_fingerprint, stage_inputs
-from cddpm_core.scenes.blender import check_assets, cycles_version, find_blender
 from cddpm_core.scenes.cycles import render_by_cycles, render_cycles_dataset
 from cddpm_core.scenes.render import Lighting, object_box, project, render_frames
 from cddpm_core.scenes.scene import scene_of
+from cddpm_core.scenes.version import check_assets, cycles_version, find_blender
 
 ASSETS = SHARED / "clevr/assets"
 there = pytest.mark.skipif(not (shutil.which("blender") and ASSETS.is_dir()),

@@ -22,7 +22,6 @@ from cddpm_core.training.distribution import (
     accelerator_of,
     check_devices,
     process_slice,
-    sum_over_processes,
 )
 from cddpm_core.training.history import read_history
 from cddpm_core.training.loop import train
@@ -91,12 +90,9 @@ def test_processes_have_all_items_once_in_nearly_equal_parts(count, processes):
     assert process_slice(None, count) == slice(0, count)
 
 
-def test_the_sum_over_one_process_is_what_it_has(tiny):
+def test_one_process_needs_no_launcher(tiny):
     accelerator = accelerator_of(tiny)
     assert accelerator.num_processes == 1 and accelerator.device.type == "cpu"
-    tensors = [torch.tensor(2.0), torch.rand(3, 4), torch.rand(5)]
-    found = sum_over_processes(accelerator, tensors)
-    assert all(map(torch.equal, found, tensors))
 
 
 def test_more_processes_than_images_in_a_step_are_one_sentence(tiny, monkeypatch):

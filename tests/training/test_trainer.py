@@ -9,7 +9,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cddpm_core.config.errors import UserError
-from cddpm_core.training.loss_scale import LossScale
+from cddpm_core.training.state import LossScale
 from cddpm_core.training.trainer import Trainer
 
 
