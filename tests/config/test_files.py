@@ -3,12 +3,14 @@ import os
 import tempfile
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cddpm_core.config.errors import UserError
 from cddpm_core.config.files import (
     atomic,
+    check_schema,
     read_json,
     read_text,
     remove_leftovers,
@@ -148,3 +150,9 @@ def test_text_that_cannot_be_read_is_one_sentence(tmp_path):
         read_text(tmp_path / "no/train.json")
     with pytest.raises(UserError, match="cannot be read .Is a directory"):
         read_text(tmp_path)
+
+
+@pytest.mark.parametrize("schema", [2, "1", None, [1], torch.zeros(3)])
+def test_another_schema_is_refused_whatever_it_is(tmp_path, schema):
+    with pytest.raises(UserError, match="a.pt: expected schema 1, found"):
+        check_schema({"schema": schema}, tmp_path / "a.pt")
