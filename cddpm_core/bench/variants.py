@@ -47,7 +47,7 @@ def render(scenes: int, workers: int) -> tuple[float, None]:
     """Render and write scenes of three images each."""
     with tempfile.TemporaryDirectory() as folder:
         return timed(lambda: render_dataset(folder, num_scenes=scenes, seed=0, workers=workers,
-                                             progress=False))
+                                            progress=False))
 
 
 @lru_cache

@@ -14,12 +14,19 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from cddpm_core.data.labels import COLOURS, SHAPES
+from cddpm_core.report.captions import captioned
 from cddpm_core.report.figures import BLUE, GREEN, ORANGE, RED, WIDTH, show_row, styled
 
 __all__ = ["confusion_figure", "nearest_figure", "pairs_figure", "quartile_figure",
            "restored_figure", "sampling_figure"]
 
 
+@captioned(
+    "analyse_quartiles",
+    "Bars of the squared error of the predicted image, with and without the label, and of "
+    "the predicted noise, in four quarters of the timesteps",
+    "Error in each quarter of the timesteps, in the values the network sees. Where the label "
+    "lowers the error of $x_0$, it decides the content.")
 @styled
 def quartile_figure(quartiles: Sequence[Mapping[str, Any]]) -> Figure:
     """Return the errors of `analysis.quartile_errors` as bars, a group for each quarter."""
@@ -43,6 +50,11 @@ def quartile_figure(quartiles: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
+@captioned(
+    "analyse_restored",
+    "Accuracy of images that were noised up to a timestep and denoised from there",
+    "Accuracy of images that were noised up to a timestep and denoised from there with their "
+    "labels: what is lost between two points is lost in the steps between them.", "70%")
 @styled
 def restored_figure(points: Sequence[Mapping[str, Any]]) -> Figure:
     """Return the accuracies of `analysis.reconstruct` against the timestep they started from."""
@@ -61,6 +73,10 @@ def _range(lowest: float) -> tuple[float, float]:
     return max(0.0, math.floor(10 * lowest - 1) / 10), 1.05
 
 
+@captioned(
+    "analyse_confusion",
+    "Tables of the colours and shapes asked for against those the evaluator saw",
+    "What was asked for (rows) and what the evaluator saw (columns), over both files.")
 @styled
 def confusion_figure(found: Mapping[str, Any]) -> Figure:
     """Return both tables of `score.confusion`: rows are asked for, columns are seen."""
@@ -80,6 +96,11 @@ def confusion_figure(found: Mapping[str, Any]) -> Figure:
     return figure
 
 
+@captioned(
+    "analyse_nearest",
+    "Eight generated images above the training image nearest to each",
+    "Images sampled for the labels of other images, and the training images nearest to them; "
+    "below, the distance in levels of 255.")
 @styled
 def nearest_figure(generated: torch.Tensor, nearest: torch.Tensor,
                    distances: torch.Tensor) -> Figure:
@@ -93,6 +114,11 @@ def nearest_figure(generated: torch.Tensor, nearest: torch.Tensor,
     return figure
 
 
+@captioned(
+    "analyse_pairs",
+    "Eight generated images above the images whose labels and positions they were sampled for",
+    "Generated images, and below them those whose labels and positions they were sampled for. "
+    "Light and rotations are the model's own.")
 @styled
 def pairs_figure(generated: torch.Tensor, originals: torch.Tensor) -> Figure:
     """Return generated images above others, both (N, 3, H, W) in [-1, 1]."""
@@ -107,6 +133,12 @@ def _pairs(above: torch.Tensor, below: torch.Tensor, name: str) -> Figure:
     return figure
 
 
+@captioned(
+    "sampling_curves",
+    "Micro accuracy against seconds per image for each sampler, a panel for each guidance "
+    "scale",
+    "Accuracy against time, by sampler and guidance; the star is the setting of this run, if "
+    "its guidance is among these.")
 @styled
 def sampling_figure(variants: Sequence[Mapping[str, Any]], own: Mapping[str, Any]) -> Figure:
     """Return accuracy against time for each sampler, a panel for each guidance scale.

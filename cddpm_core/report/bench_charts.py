@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
+from cddpm_core.report.captions import captioned
 from cddpm_core.report.figures import BLUE, ORANGE, WIDTH, styled
 
 __all__ = ["bench_figure", "scale_figure"]
@@ -18,6 +19,10 @@ VARIED = {"class_emb_size": "width (class_emb_size)", "image_size": "image side"
           "sample_batch_size": "batch size"}
 
 
+@captioned(
+    "bench",
+    "Bars of how many times faster the second of each pair is",
+    "How many times faster the second of each pair is; the marks are the range.")
 @styled
 def bench_figure(bench: Mapping[str, Any]) -> Figure:
     """Return how many times faster the second variant of each ratio of ``bench.json`` is."""
@@ -37,6 +42,12 @@ def bench_figure(bench: Mapping[str, Any]) -> Figure:
     return figure
 
 
+@captioned(
+    "scale",
+    "Milliseconds per image and peak memory against width, image side, batch and sampler "
+    "steps",
+    "How the cost of training (above) and sampling (below) grows with one thing at a time: "
+    "milliseconds per image (circles) and peak memory of the process (squares).")
 @styled
 def scale_figure(scale: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """Return time and memory of training (above) and sampling (below) against each size.

@@ -1,13 +1,16 @@
-"""Figures of the report as Markdown, with the alt text and the caption of each."""
+"""Figures of the report as Markdown, with the alt text and the caption of each.
+
+Both stand beside the function that draws the figure, in `captioned`.
+"""
 
 from __future__ import annotations
 
 import io
-from importlib import resources
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-import yaml
-
+from cddpm_core.data.labels import CONDITION_FILES
 from cddpm_core.report.facts import Facts
 from cddpm_core.report.language import say
 from cddpm_core.report.markdown import escape, identifier, listed, picture, prose
@@ -15,10 +18,34 @@ from cddpm_core.report.markdown import escape, identifier, listed, picture, pros
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["CAPTIONS", "drawn", "figure", "figures", "see"]
+__all__ = ["CAPTIONS", "Caption", "captioned", "drawn", "figure", "figures", "see"]
 
-CAPTIONS = yaml.safe_load((resources.files("cddpm_core") / "report/assets/words/captions.yaml")
-                          .read_text(encoding="utf-8"))
+
+@dataclass(frozen=True)
+class Caption:
+    """The alt text and the caption of a figure, Markdown with ``{names}`` for values."""
+
+    alt: str
+    text: str
+    kinds: tuple[str, ...] = ()
+
+
+CAPTIONS: dict[str, Caption] = {}
+
+
+def captioned(name: str, alt: str, text: str, *kinds: str) -> Callable[[Any], Any]:
+    """Say what the figure ``name`` shows, above the function that draws it; see `picture`."""
+    CAPTIONS[name] = Caption(alt, text, kinds)
+    return lambda draw: draw
+
+
+for _name in CONDITION_FILES:  # saved as they are, without a function that draws
+    captioned(f"{_name}_grid", "The 32 images sampled for {file}, eight a row",
+              "The images sampled for {file}, eight a row in the order of the file.", "pixels")
+captioned("timesteps_grid", "The images sampled for {file} with T = {T}",
+          "{file} with T = {T}, sampled from the same seeds as the other variant.", "pixels")
+captioned("analyse_diversity", "Sixteen images of one condition",
+          "One condition, sixteen seeds.", "pixels")
 
 
 def figure(facts: Facts, name: str, kind: str = "", **values: object) -> str:
@@ -40,10 +67,9 @@ def drawn(facts: Facts, name: str, made: Figure, **values: object) -> str:
 
 def _shown(facts: Facts, png: bytes, name: str, kind: str, values: dict[str, object]) -> str:
     about, origin = CAPTIONS[kind or name], escape(facts.origin())
-    alt, text = (say(about[part], **{key: escape(value) for key, value in values.items()})
-                 for part in ("alt", "text"))
-    return picture(png, f"{alt} ({origin})", f"{text} ({origin}{say('.')})", name,
-                   *about.get("kinds", ()))
+    alt, text = (say(part, **{key: escape(value) for key, value in values.items()})
+                 for part in (about.alt, about.text))
+    return picture(png, f"{alt} ({origin})", f"{text} ({origin}{say('.')})", name, *about.kinds)
 
 
 def see(facts: Facts, text: str, *names: str) -> str:

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 
 from cddpm_core.config.schema import FIELDS
 from cddpm_core.data.labels import CONDITION_FILES
-from cddpm_core.report import (
+from cddpm_core.report import (  # the charts bring their captions
+    analysis_charts,  # noqa: F401
     analysis_text,
     bench_tables,
+    charts,  # noqa: F401
+    diagram,  # noqa: F401
     findings,
     fixed_text,
     methods,

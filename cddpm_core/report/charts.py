@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cddpm_core.data.labels import COLOURS, SHAPES
+from cddpm_core.report.captions import captioned
 from cddpm_core.report.figures import BLUE, GREEN, ORANGE, RED, WIDTH, show_image, styled
 
 if TYPE_CHECKING:
@@ -23,6 +24,11 @@ __all__ = ["accuracy_bars", "comparison_figure", "image_statistics",
            "label_statistics", "schedule_figure"]
 
 
+@captioned(
+    "data_labels",
+    "Bar chart of the number of objects in an image, and a table of counts by colour and "
+    "shape",
+    "Labels of the training images.")
 @styled
 def label_statistics(conditions: Sequence[Sequence[str]]) -> Figure:
     """Return how many objects an image has, and how often each colour and shape occurs."""
@@ -44,6 +50,10 @@ def label_statistics(conditions: Sequence[Sequence[str]]) -> Figure:
     return figure
 
 
+@captioned(
+    "data_reference",
+    "Real frames above, the same scenes rendered in the middle, their difference below",
+    "Real frames, the same scenes rendered again, and the difference, enlarged.")
 @styled
 def comparison_figure(frames: Sequence[Comparison], by_cycles: Sequence[np.ndarray] = (),
                       gain: int = 8) -> Figure:
@@ -67,6 +77,11 @@ def comparison_figure(frames: Sequence[Comparison], by_cycles: Sequence[np.ndarr
     return figure
 
 
+@captioned(
+    "data_pixels",
+    "Mean training image, standard deviation of each pixel, and histogram of the three "
+    "channels",
+    "Pixel statistics of the training images: the contrast is low.")
 @styled
 def image_statistics(images: torch.Tensor) -> Figure:
     """Return the mean, the spread and the histogram of (N, 3, H, W) images in [-1, 1]."""
@@ -87,6 +102,12 @@ def image_statistics(images: torch.Tensor) -> Figure:
     return figure
 
 
+@captioned(
+    "schedule",
+    "Curves of alpha bar and of the signal-to-noise ratio over the timestep, and a histogram "
+    "of the timesteps trained on",
+    "The noise schedule: fraction of signal, signal-to-noise ratio, and how often each "
+    "timestep is trained on.")
 @styled
 def schedule_figure(schedulers: Mapping[str, DDPMScheduler],
                     timesteps: torch.Tensor | None = None) -> Figure:
@@ -113,6 +134,10 @@ def schedule_figure(schedulers: Mapping[str, DDPMScheduler],
     return figure
 
 
+@captioned(
+    "accuracy_bars",
+    "Bar charts of the fraction of objects found by colour, shape and number of objects",
+    "Fraction of objects found, by colour, shape and number of objects asked for.")
 @styled
 def accuracy_bars(scores: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Return the fraction of objects found, by colour, shape and number of objects.

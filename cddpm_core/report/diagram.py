@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from cddpm_core.report.captions import captioned
 from cddpm_core.report.figures import BLUE, GREEN, ORANGE, WIDTH, styled
 
 __all__ = ["network_diagram"]
@@ -16,6 +17,12 @@ __all__ = ["network_diagram"]
 WIDE, HIGH = 2.5, 0.8  # of a box, in the diagram's own units
 
 
+@captioned(
+    "network",
+    "Boxes for the levels of the network, down on the left and up on the right, joined by "
+    "arrows",
+    "The network, from its configuration: rows, columns and channels of each level, with "
+    "skips (dashed) and where time, label and objects enter.", "80%")
 @styled
 def network_diagram(config: Mapping[str, Any]) -> Figure:
     """Return the path of an image through the network: down on the left, up on the right.

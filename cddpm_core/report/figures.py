@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from cddpm_core.evaluation.images import rescale
+from cddpm_core.report.captions import captioned
 
 __all__ = ["denoising_figure", "grid_figure", "labelled_grid", "marked_grid", "progress_strips",
            "run_rows", "show_image", "show_row", "step_figure", "styled"]
@@ -70,6 +71,15 @@ def show_row(axes: Sequence[Any], name: str, images: Iterable[torch.Tensor | np.
     axes[0].set_ylabel(name, **style)
 
 
+@captioned(
+    "data_examples",
+    "Training images of several scenes, three frames each with one, two and three objects",
+    "Training images as the network sees them: three frames per scene, each adding an "
+    "object.")
+@captioned(
+    "forward",
+    "One training image at eight timesteps, from clean to pure noise",
+    "The forward process on one training image, in the values the network sees.")
 @styled
 def grid_figure(images: torch.Tensor, titles: Sequence[str], per_row: int = 8) -> Figure:
     """Return (N, 3, H, W) images in [-1, 1], each with its title underneath."""
@@ -86,6 +96,11 @@ def grid_figure(images: torch.Tensor, titles: Sequence[str], per_row: int = 8) -
     return figure
 
 
+@captioned(
+    "marked",
+    "The 32 images sampled for {file}, each label marked right or wrong",
+    "The images of {file} with their labels, those of lowest accuracy first: ✓ found by the "
+    "evaluator, ✗ not found.")
 def marked_grid(images: torch.Tensor, conditions: Sequence[Mapping[str, Any]]) -> Figure:
     """Return (N, 3, H, W) images in [-1, 1] with each label underneath, marked right or wrong.
 
@@ -133,6 +148,10 @@ def labelled_grid(images: torch.Tensor, titles: Sequence[str],
     return figure
 
 
+@captioned(
+    "progress",
+    "The first eight images of test.json at several epochs",
+    "The first eight conditions of test.json during training, sampled from the same seeds.")
 @styled
 def progress_strips(grids: Mapping[str, Image.Image], per_row: int = 8) -> Figure:
     """Return the first row of named grids made by `grid_image`, one below the other."""
@@ -143,6 +162,11 @@ def progress_strips(grids: Mapping[str, Image.Image], per_row: int = 8) -> Figur
     return figure
 
 
+@captioned(
+    "runs_images",
+    "The first eight images of test.json, one row per run",
+    "The first eight conditions of test.json, sampled by the first run of each of {rows} "
+    "from the noise of its seed.")
 @styled
 def run_rows(folders: Mapping[str, Path], count: int = 8) -> Figure:
     """Return the images ``0.png``, ``1.png``, ... of named folders, a row a folder."""
@@ -155,6 +179,15 @@ def run_rows(folders: Mapping[str, Path], count: int = 8) -> Figure:
     return figure
 
 
+@captioned(
+    "normalised",
+    "Sampler state and predicted image at {moments} moments from noise to image, normalised",
+    "Denoising of {condition}, normalised: $x_t$ above, predicted $x_0$ below.", "wide")
+@captioned(
+    "denormalised",
+    "Sampler state and predicted image at {moments} moments from noise to image, "
+    "denormalised",
+    "Denoising of {condition}, denormalised: $x_t$ above, predicted $x_0$ below.", "wide")
 @styled
 def denoising_figure(rows: Mapping[str, torch.Tensor], timesteps: Sequence[int],
                      per_row: int = 12) -> Figure:
@@ -179,6 +212,12 @@ def denoising_figure(rows: Mapping[str, torch.Tensor], timesteps: Sequence[int],
     return figure
 
 
+@captioned(
+    "step",
+    "Clean and noisy images, prediction and squared error at four timesteps",
+    "One training step at four timesteps: clean image, noise, noisy image, the prediction of "
+    "the trained network, and its squared error with the weight of that timestep in the "
+    "loss.", "70%")
 @styled
 def step_figure(x_0: torch.Tensor, epsilon: torch.Tensor, x_t: torch.Tensor,
                 prediction: torch.Tensor, wanted: torch.Tensor, timesteps: Sequence[int],

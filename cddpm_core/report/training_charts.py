@@ -10,6 +10,7 @@ import numpy as np
 from cycler import cycler
 from matplotlib.figure import Figure
 
+from cddpm_core.report.captions import captioned
 from cddpm_core.report.compare import Group
 from cddpm_core.report.figures import BLUE, GREEN, ORANGE, RED, WIDTH, styled
 
@@ -43,6 +44,12 @@ def _plot_accuracy(axis: Any, history: Sequence[Mapping[str, Any]], label: str) 
     axis.set(title="Accuracy on test (micro)", xlabel="epoch", ylim=(0, 1))
 
 
+@captioned(
+    "training_curves",
+    "Training loss and images per second over the epochs, accuracy and sharpness over the time",
+    "Training loss (faint: as logged; bold: moving average); accuracy on test.json of the weights "
+    "that are kept, and sharpness of these images relative to training images with as many "
+    "objects, against the time spent on training steps; speed.")
 @styled
 def training_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     """Return loss, accuracy, sharpness and speed, from the lines of ``history.jsonl``."""
@@ -64,6 +71,15 @@ def training_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
+@captioned(
+    "timesteps_curves",
+    "Training loss and accuracy of both variants over the epochs",
+    "Training loss and accuracy of both variants.")
+@captioned(
+    "runs_curves",
+    "Training loss and accuracy of the runs over each other",
+    "Training loss and accuracy on test.json of the first run of each of {rows}. Losses of "
+    "different objectives are different quantities.")
 @styled
 def experiment_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """Return loss and accuracy of up to 16 trainings in the same axes."""
@@ -79,6 +95,12 @@ def experiment_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> F
     return figure
 
 
+@captioned(
+    "runs",
+    "Mean micro accuracies of the runs of the table with their intervals",
+    "Mean micro accuracies with 95 % intervals over seeds; small dots are single runs. "
+    "Beside them, if there are others with the same seeds, the gain over the first row, with "
+    "95 % intervals over conditions.")
 @styled
 def runs_figure(groups: Sequence[Group]) -> Figure:
     """Return the micro accuracies of groups of runs: means, their intervals and each run's.

@@ -95,6 +95,7 @@ class Trainer:
 
     @property
     def step(self) -> int:
+        """Updates so far."""
         return self.counters.step
 
     @property
