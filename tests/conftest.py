@@ -79,7 +79,8 @@ def awake(model):
     """
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
-        for weight in model.unet.parameters():
+        network = model if isinstance(model, torch.nn.Module) else model.unet
+        for weight in network.parameters():
             if weight.ndim > 1 and not weight.any():
                 weight.normal_(std=0.1, generator=generator)
     return model

@@ -91,6 +91,9 @@ class Params(Checked):
         [1, 2, 4], "per level: width in multiples of class_emb_size // 4")
     layers_per_block: int = _model(1, "residual layers per level", low=1, high=64)
     patch_size: int = _model(2, "pixel-unshuffle factor at the input; 1: none", low=1, high=64)
+    refine_channels: int = _model(
+        16, "width of pixel convolutions that combine prediction and x_t; 0: none",
+        low=0, high=1_024, only_with=("prediction_type", ("sample",)))
     time_scale_shift: Literal["default", "scale_shift"] = _model(
         "scale_shift", "how embeddings enter a layer: added, or as scale and shift")
     attention_head_dim: int = _model(32, "channels per attention head", low=1, high=1_024)
@@ -164,6 +167,8 @@ class Params(Checked):
     layout_choices: int = _sampling(
         4, "layouts sampled per image, of which the least crowded is used", low=1, high=1_000,
         only_with=("layout", (True,)))
+    grain: bool = _sampling(True, "add the grain of the training images to the sampled ones",
+                            only_with=("standardise", (True,)))
     sample_batch_size: int = _sampling(32, "images sampled per batch", affects="nothing",
                                        low=1, high=65_536)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from diffusers import ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -13,7 +14,7 @@ from cddpm_core.config.errors import shown
 from cddpm_core.config.schema import Params
 from cddpm_core.data.dataset import IclevrDataset
 
-__all__ = ["PixelCodec", "make_codec", "varying_rows"]
+__all__ = ["PixelCodec", "grain_of", "make_codec", "varying_rows"]
 
 
 class PixelCodec(ModelMixin, ConfigMixin):
@@ -22,17 +23,22 @@ class PixelCodec(ModelMixin, ConfigMixin):
     i-CLEVR has low contrast; unscaled, its objects would be lost in noise for most timesteps.
     ``image_size`` is the side S of the images in pixels. ``rows`` are the first row that the
     network sees and the one after the last, empty for all; the others are the mean image's.
+    ``grain`` (3, 3) takes normal noise to that of the training images, see `grain_of`; empty for
+    none.
 
     The buffers ``mean`` (3, S, S) and ``scale`` () are 0 and 1 until they are filled, so that a
     new codec leaves images as they are. ``x_shape`` is the shape (3, H, W) of x_0.
     """
 
     @register_to_config
-    def __init__(self, image_size: int = 64, rows: Sequence[int] = ()) -> None:
+    def __init__(self, image_size: int = 64, rows: Sequence[int] = (),
+                 grain: Sequence[Sequence[float]] = ()) -> None:
         super().__init__()
         self.top, bottom = rows or (0, image_size)
         if not 0 <= self.top < bottom <= image_size:
             raise ValueError(f"rows: expected two in 0 to {image_size}, found {shown(rows)}")
+        if grain and torch.tensor(grain).shape != (3, 3):
+            raise ValueError(f"grain: expected 3 rows of 3 numbers, found {shown(grain)}")
         self.x_shape = (3, bottom - self.top, image_size)
         self.register_buffer("mean", torch.zeros(3, image_size, image_size))
         self.register_buffer("scale", torch.ones(()))
@@ -48,6 +54,17 @@ class PixelCodec(ModelMixin, ConfigMixin):
         x_0 = F.pad(x_0, (0, 0, self.top, below))
         return (x_0 * self.scale + self.mean).clamp(-1, 1)
 
+    def with_grain(self, images: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """Return images (B, 3, S, S), clipped, with the grain that normal noise of their shape is.
+
+        A denoiser removes the grain of the images that it was trained on, for it is noise as well:
+        it ends at the mean of p(x_0 | x_t).
+        """
+        if not self.config.grain:
+            return images
+        grain = torch.tensor(self.config.grain, device=images.device)
+        return (images + torch.einsum("ij,bjhw->bihw", grain, noise.to(images))).clamp(-1, 1)
+
 
 def make_codec(params: Params, dataset: IclevrDataset) -> PixelCodec:
     """Return the codec of a configuration, fitted to the training images."""
@@ -55,11 +72,32 @@ def make_codec(params: Params, dataset: IclevrDataset) -> PixelCodec:
         return PixelCodec(params.image_size)
     mean, std = dataset.mean_and_std()
     multiple = params.patch_size * 2 ** (len(params.blocks) - 1)
+    spaced = np.unique(np.linspace(0, len(dataset) - 1, min(300, len(dataset))).astype(int))
     codec = PixelCodec(params.image_size,
-                       varying_rows(std, multiple) if params.trim_rows else ())
+                       varying_rows(std, multiple) if params.trim_rows else (),
+                       grain_of(dataset.batch(spaced)[0]).tolist())
     codec.mean.copy_(mean)
     codec.scale.fill_(params.data_scale)
     return codec
+
+
+def grain_of(images: torch.Tensor, block: int = 8) -> torch.Tensor:
+    """Return G, (3, 3): G z, with z normal, is the noise in the flat areas of 8-bit images.
+
+    The images are (N, 3, H, W) in [-1, 1]. G G^T is the covariance over channels of what differs
+    from the mean of the four neighbours, in most ``block`` x ``block`` pixels, less what rounding
+    adds to it. Images smaller than a block, or without noise, have 0.
+    """
+    kernel = torch.tensor([[0, -0.25, 0], [-0.25, 1, -0.25], [0, -0.25, 0]])
+    if min(images.shape[2:]) < block + 2:
+        return torch.zeros(3, 3)
+    rough = F.conv2d(127.5 * images, kernel.expand(3, 1, 3, 3), groups=3)
+    blocks = rough.unfold(2, block, block).unfold(3, block, block)  # (N, 3, rows, columns, *block)
+    blocks = blocks.permute(0, 2, 3, 1, 4, 5).reshape(-1, 3, block**2)
+    usual = (blocks @ blocks.mT / block**2).median(0).values
+    covariance = usual / kernel.square().sum() - torch.eye(3) / 12  # 1 / 12: rounding to integers
+    values, vectors = torch.linalg.eigh(covariance)
+    return vectors * values.clamp(min=0).sqrt() / 127.5
 
 
 def varying_rows(std: torch.Tensor, multiple: int = 1) -> tuple[int, int]:

@@ -20,7 +20,9 @@ from cddpm_core.config.schema import Params
 from cddpm_core.config.seeds import stream_seed
 from cddpm_core.data.labels import OBJECTS
 from cddpm_core.model.codec import PixelCodec
+from cddpm_core.model.refinement import Refinement
 from cddpm_core.model.uvit import UViT
+from cddpm_core.scheduler.process import make_scheduler, snr
 
 __all__ = ["ClassConditionedUnet", "make_network"]
 
@@ -40,6 +42,7 @@ class ClassConditionedUnet(ModelMixin, ConfigMixin):
             2022), which keeps a colour and its shape together.
         layout: condition the network on the position of each object: an embedding of the
             object is added there, as further channels of the input.
+        refine_channels: of a `Refinement` of the predicted x_0; 0 for none.
     """
 
     @register_to_config
@@ -49,7 +52,8 @@ class ClassConditionedUnet(ModelMixin, ConfigMixin):
                  patch_size: int = 1, time_scale_shift: str = "default",
                  attention_head_dim: int = 8, conditioning: str = "class_embedding",
                  max_objects: int = 3, backbone: str = "unet", transformer_blocks: int = 4,
-                 ordered_tokens: bool = False, layout: bool = False) -> None:
+                 ordered_tokens: bool = False, layout: bool = False,
+                 refine_channels: int = 0, num_train_timesteps: int = 1000) -> None:
         super().__init__()
         if layers_per_block > 64 or transformer_blocks > 256 or len(blocks) > 10:
             raise ValueError("expected at most 10 levels of 64 layers and 256 transformer blocks")
@@ -60,7 +64,10 @@ class ClassConditionedUnet(ModelMixin, ConfigMixin):
         sample_size = tuple(side // patch_size for side in x_shape[1:])
         width = class_emb_size // 4
         pixels = 3 * patch_size**2
-        in_channels = pixels
+        in_channels, out_channels = pixels, pixels
+        if refine_channels:
+            out_channels *= 2
+            self.refinement = Refinement(refine_channels, num_train_timesteps)
         if layout:
             in_channels += width
             self.object_embeddings = nn.Parameter(TOKEN_STD * torch.randn(len(OBJECTS), width))
@@ -73,13 +80,13 @@ class ClassConditionedUnet(ModelMixin, ConfigMixin):
             if ordered_tokens:
                 self.order_tokens = nn.Parameter(TOKEN_STD * torch.randn(max_objects, token_size))
         if backbone == "u_vit":
-            self.unet = UViT(pixels, in_channels, sample_size, [width * c for c in channels],
+            self.unet = UViT(out_channels, in_channels, sample_size, [width * c for c in channels],
                              layers_per_block, transformer_blocks, class_emb_size,
                              attention_head_dim, math.gcd(32, width), time_scale_shift)
             return
         names = [f"{'Attn' if b else ''}%sBlock2D" for b in blocks]
         self.unet = UNet2DModel(
-            sample_size=sample_size, in_channels=in_channels, out_channels=pixels,
+            sample_size=sample_size, in_channels=in_channels, out_channels=out_channels,
             layers_per_block=layers_per_block, down_block_types=[name % "Down" for name in names],
             up_block_types=[name % "Up" for name in reversed(names)],
             block_out_channels=[width * c for c in channels], norm_num_groups=math.gcd(32, width),
@@ -106,7 +113,8 @@ class ClassConditionedUnet(ModelMixin, ConfigMixin):
         tokens = self._tokens(labels) if self.config.conditioning == "object_tokens" else None
         output = (self.unet(features, t, emb, tokens) if self.config.backbone == "u_vit" else
                   self.unet(features, t, class_labels=emb).sample)
-        return F.pixel_shuffle(output, patch)
+        output = F.pixel_shuffle(output, patch)
+        return self.refinement(output, x_t, t) if self.config.refine_channels else output
 
     def _splat(self, labels: torch.Tensor, positions: torch.Tensor | None,
                features: torch.Tensor) -> torch.Tensor:
@@ -144,13 +152,18 @@ def make_network(params: Params, codec: PixelCodec, layout: bool) -> ClassCondit
 
     ``layout`` says whether positions are known, and so can condition it.
     """
+    refine_channels = params.refine_channels if params.prediction_type == "sample" else 0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(params.seed, "weights"))
-        return ClassConditionedUnet(
+        network = ClassConditionedUnet(
             class_emb_size=params.class_emb_size, blocks=params.blocks, channels=params.channels,
             layers_per_block=params.layers_per_block, x_shape=codec.x_shape,
             image_size=params.image_size, top=codec.top,
             patch_size=params.patch_size, time_scale_shift=params.time_scale_shift,
             attention_head_dim=params.attention_head_dim, conditioning=params.conditioning,
             backbone=params.backbone, transformer_blocks=params.transformer_blocks,
-            ordered_tokens=params.ordered_tokens, layout=layout)
+            ordered_tokens=params.ordered_tokens, layout=layout, refine_channels=refine_channels,
+            num_train_timesteps=params.num_train_timesteps)
+    if refine_channels:
+        network.refinement.log_snr.copy_(snr(make_scheduler(params)).log())
+    return network

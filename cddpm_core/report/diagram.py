@@ -45,6 +45,8 @@ def network_diagram(config: Mapping[str, Any]) -> Figure:
 
     image = f"{height} × {width} × 3"
     down, up = [f"$x_t$: {image}"], [f"output: {image}"]
+    if config.get("refine_channels"):
+        up[0] = f"refined with $x_t$: {image}"
     if patch > 1:
         down.append(f"unshuffle by {patch}: {size(0)} × {3 * patch**2}")
         up.append(f"shuffle by {patch}")

@@ -159,7 +159,11 @@ def sampling_text(params: Params) -> str:
     said = said[:end] + CITED[params.sampler] + said[end:]
     return (said + (f"\n\n{formula}" if formula else "") + _guidance_text(params) + "\n\n" + prose(
         say("Each image has its own random generator, so it does not depend on the batch in which "
-            "it is sampled."), _classifier_guidance_text(params)))
+            "it is sampled."),
+        say("A denoiser ends at the mean of the images that $x_t$ allows, which has no grain. So "
+            "the noise in the flat areas of the training images is measured, and normal noise of "
+            "its covariance over the channels is added.")
+        if params.standardise and params.grain else "", _classifier_guidance_text(params)))
 
 
 def _guidance_text(params: Params) -> str:

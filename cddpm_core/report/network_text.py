@@ -36,12 +36,27 @@ def network_text(facts: Facts) -> str:
             "{width} before the first convolution; the inverse follows the last one.",
             patch=p.patch_size, channels=3 * p.patch_size**2,
             height=(bottom - top) // p.patch_size, width=p.image_size // p.patch_size),
+        _refinement_text(p),
         say("It has {millions} million parameters.", millions=f"{size / 1e6:.1f}") if size else "",
         say("A linear layer maps the label $y$ to a vector that is added to the timestep "
             "embedding:") + "\n\n"
         r"$$e = \operatorname{MLP}(\operatorname{sinusoid}(t)) + W y + b .$$"
         f"\n\n{enters}",
         _tokens_text(p)) + _layout_text(facts)
+
+
+def _refinement_text(p: Params) -> str:
+    if p.prediction_type != "sample" or not p.refine_channels:
+        return ""
+    return say("Three convolutions of {channels} channels on pixels then refine its output, the "
+               r"mean $\mu$ and the variance $\tau^2$ of each value of $x_0$. At low noise $x_t$ "
+               "itself says more of edges than features of patches do. The prediction is therefore "
+               "the mean of $x_0$ given both (Wiener's filter), with "
+               r"$\sigma_t^2 = (1 - \bar\alpha_t) / \bar\alpha_t$:", channels=p.refine_channels
+               ) + "\n\n" + (
+        r"$$\hat x_0 = \mu + \frac{\tau^2}{\tau^2 + \sigma_t^2} "
+        r"\left( \frac{x_t}{\sqrt{\bar\alpha_t}} - \mu \right) .$$") + "\n\n" + say(
+        r"With one $\tau$ for all values this is the preconditioning of EDM [@karras2022].")
 
 
 def _tokens_text(p: Params) -> str:

@@ -25,7 +25,7 @@ __all__ = ["check_imported", "import_model", "imported", "params_of", "without_t
 MAX_BYTES = 20_000_000_000  # of a checkpoint, which may hold an optimiser too
 NETWORK = ("class_emb_size", "blocks", "channels", "layers_per_block", "image_size", "patch_size",
            "time_scale_shift", "attention_head_dim", "conditioning", "backbone",
-           "transformer_blocks", "ordered_tokens", "layout")
+           "transformer_blocks", "ordered_tokens", "layout", "refine_channels")
 NOISE = ("num_train_timesteps", "beta_schedule", "prediction_type")
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin",
            "model.safetensors", "pytorch_model.bin")  # as diffusers and accelerate name them

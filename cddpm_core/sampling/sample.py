@@ -46,7 +46,8 @@ def sampling_options(pipeline: ClassConditionedPipeline, params: Params,
                                     params.evaluator_guidance)
     return {"denoiser": denoiser, "sampler": params.sampler,
             "num_inference_steps": params.num_inference_steps,
-            "layout_choices": params.layout_choices, "batch_size": params.sample_batch_size}
+            "layout_choices": params.layout_choices, "grain": params.grain,
+            "batch_size": params.sample_batch_size}
 
 
 @torch.no_grad()
@@ -54,8 +55,9 @@ def sample(pipeline: ClassConditionedPipeline, labels: torch.Tensor, seeds: Sequ
            denoiser: Denoise | None = None, sampler: str = "ddpm",
            num_inference_steps: int | None = None, layout_choices: int = 1,
            positions: torch.Tensor | None = None, images: torch.Tensor | None = None,
-           strength: float = 1.0, batch_size: int = 32, callback: Callback | None = None,
-           bar: tqdm | None = None, accelerator: Accelerator | None = None) -> torch.Tensor:
+           strength: float = 1.0, grain: bool = True, batch_size: int = 32,
+           callback: Callback | None = None, bar: tqdm | None = None,
+           accelerator: Accelerator | None = None) -> torch.Tensor:
     """Return sampled images, float (N, 3, H, W) in [-1, 1], on the CPU.
 
     Args:
@@ -70,6 +72,7 @@ def sample(pipeline: ClassConditionedPipeline, labels: torch.Tensor, seeds: Sequ
         images: to start from, (N, 3, H, W) in [-1, 1], in place of pure noise.
         strength: fraction of T; ``images`` are noised to the sampler's last timestep
             below it, and denoised from there (SDEdit, Meng et al. 2022).
+        grain: add the grain of the training images to the sampled ones, see `PixelCodec`.
         callback: called at each step with ``step``, ``timestep``, ``x_t``
             before the step and the predicted ``x_0``, as the network sees them.
         bar: a progress bar, advanced by one each step.
@@ -100,7 +103,12 @@ def sample(pipeline: ClassConditionedPipeline, labels: torch.Tensor, seeds: Sequ
         given = [None if values is None else values[part].to(pipeline.device)
                  for values in (labels, positions)]
         x_0 = _denoise(state, solver, first, denoiser, sampler, given, noise, callback, bar)
-        sampled.extend(pipeline.codec.decode(x_0).cpu())
+        decoded = pipeline.codec.decode(x_0)
+        if grain:
+            decoded = pipeline.codec.with_grain(decoded, torch.stack([
+                torch.randn(decoded.shape[1:], generator=torch_generator(seeds[i], "grain"))
+                for i in part]))
+        sampled.extend(decoded.cpu())
     if accelerator is not None:
         sampled = gather_object(sampled)[:len(labels)]  # accelerate pads by repeating the last one
     return torch.stack(sampled)

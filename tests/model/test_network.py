@@ -24,6 +24,8 @@ VARIANTS = {
     "u_vit with tokens": {"blocks": (0, 1), "channels": (1, 2), "patch_size": 4,
                           "backbone": "u_vit", "conditioning": "object_tokens",
                           "transformer_blocks": 2},
+    "refined": {"blocks": (0, 1), "channels": (1, 2), "patch_size": 2, "backbone": "u_vit",
+                "refine_channels": 4},
     "transformer alone": {"blocks": (1,), "channels": (2,), "patch_size": 8, "backbone": "u_vit",
                           "conditioning": "object_tokens"},
 }

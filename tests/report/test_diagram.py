@@ -17,7 +17,7 @@ def words(name, height=64, layout=False):
             layers_per_block=p.layers_per_block, patch_size=p.patch_size, x_shape=(3, height, 64),
             attention_head_dim=p.attention_head_dim, backbone=p.backbone,
             conditioning=p.conditioning, transformer_blocks=p.transformer_blocks,
-            layout=layout)
+            layout=layout, refine_channels=p.refine_channels)
     return [text.get_text() for text in network_diagram(model.config).axes[0].texts]
 
 
@@ -28,6 +28,7 @@ def test_quick_goes_down_two_levels_to_its_transformer():
         assert sum(text.startswith(f"{level}\n1 residual") for text in found) == 2
     assert "6 × 8 × 128\n2 transformer blocks" in found
     assert "128 channels for each\nobject of the label" in found
+    assert "refined with $x_t$: 48 × 64 × 3" in found
     assert not any("positions" in text for text in found)
     assert "objects at\ntheir positions:\n24 × 32 × 32" in words("quick", 48, layout=True)
 

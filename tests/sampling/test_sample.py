@@ -163,10 +163,22 @@ def test_images_to_start_from_are_noised_to_the_timestep_of_the_strength(tiny_pi
 def test_a_perfect_denoiser_returns_the_images_it_starts_from(tiny_pipeline, dataset, sampler):
     images = dataset.batch([0, 1, 2])[0]
     denoiser = Knowing(tiny_pipeline.codec.encode(images), tiny_pipeline.scheduler)
-    found = sample(tiny_pipeline, LABELS, SEEDS, images=images, strength=0.6,
+    found = sample(tiny_pipeline, LABELS, SEEDS, images=images, strength=0.6, grain=False,
                    **options_of(sampler, denoiser=denoiser))
     expected = tiny_pipeline.codec.decode(denoiser.x_0)
     assert torch.allclose(found, expected, atol=2e-3)
+
+
+def test_grain_is_added_to_the_finished_images_from_the_seed_of_each(tiny_pipeline):
+    options, grain = options_of("ddim"), torch.tensor(tiny_pipeline.codec.config.grain)
+    assert grain.any()  # the images of the data set are noise
+    plain = sample(tiny_pipeline, LABELS, SEEDS, grain=False, **options)
+    found = sample(tiny_pipeline, LABELS, SEEDS, **options)
+    noise = torch.stack([torch.randn(3, 64, 64, generator=torch_generator(seed, "grain"))
+                         for seed in SEEDS])
+    expected = plain + torch.einsum("ij,bjhw->bihw", grain, noise)
+    assert torch.allclose(found, expected.clamp(-1, 1), atol=1e-5)
+    assert torch.equal(sample(tiny_pipeline, LABELS[1:], SEEDS[1:], **options), found[1:])
 
 
 def test_positions_are_sampled_from_the_layout_prior_unless_they_are_given(tiny_pipeline):
@@ -188,7 +200,7 @@ def test_options_are_those_of_the_parameters(tiny_pipeline, tiny, monkeypatch):
     options = sampling_options(tiny_pipeline, params)
     denoiser = options.pop("denoiser")
     assert options == {"sampler": "ddim", "num_inference_steps": 5, "layout_choices": 7,
-                       "batch_size": 5}
+                       "grain": True, "batch_size": 5}
     assert isinstance(denoiser, Guided) and denoiser.scale == 2.5
     assert (denoiser.low, denoiser.high) == (0.1, 0.5)
     assert denoiser.denoiser.mixed_precision == "bf16"
