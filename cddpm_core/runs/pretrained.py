@@ -48,7 +48,7 @@ def open_trained(namespace: Mapping[str, Any]) -> Session:
 
 
 def pack(run: Run, package: Path = PACKAGE) -> Run:
-    """Write a finished run as the one that comes with the package, its network in bfloat16.
+    """Write a finished run as the one that comes with the package, its weights in bfloat16.
 
     Codec and layouts stay as they are. The accuracies are those of the rounded weights, the
     fidelity is that of the run. Raises `UserError` for a training that is not finished, or a run
@@ -70,7 +70,8 @@ def pack(run: Run, package: Path = PACKAGE) -> Run:
         raise UserError(f"{run.folder}: expected a run on the rendered scenes and the released "
                         "stand-in, without evaluator_guidance")
     pipeline = load_pipeline(run / "model")
-    pipeline.unet.to(torch.bfloat16)
+    for weight in pipeline.unet.parameters():  # not its buffer, the noise levels
+        weight.data = weight.data.to(torch.bfloat16)
     for part in (pipeline.unet, pipeline.codec, pipeline.layout_prior):
         if part is not None:  # the folder it was loaded from is nobody's business
             part.register_to_config(_name_or_path=NAME)

@@ -36,6 +36,7 @@ def test_a_packed_run_has_rounded_weights_and_their_scores(trained, tmp_path):
     packed = pack(trained, tmp_path / "package")
     half, full = load_file(packed / WEIGHTS), load_file(trained / WEIGHTS)
     assert half.keys() == full.keys()
+    assert same(half.pop("refinement.log_snr"), full.pop("refinement.log_snr"))  # no weight
     assert all(half[name].dtype == torch.bfloat16 and same(half[name], full[name].bfloat16())
                for name in full)
     first, second = (load_pipeline(run / "model") for run in (trained, packed))
