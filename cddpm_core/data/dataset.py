@@ -145,10 +145,13 @@ class IclevrDataset(Dataset):
         return {"images": len(self), "labels": hashlib.sha256(self.labels.numpy()).hexdigest(),
                 "pixels": pixels.hexdigest()}
 
+    def spaced(self, count: int) -> np.ndarray:
+        """Return the numbers of ``count`` images, or of all if there are fewer, evenly spaced."""
+        return np.unique(np.linspace(0, len(self) - 1, min(count, len(self))).astype(int))
+
     def mean_and_std(self, max_images: int = 6000) -> tuple[torch.Tensor, torch.Tensor]:
         """Return each pixel's mean and standard deviation, (3, H, W), over spaced images."""
-        chosen = np.unique(np.linspace(0, len(self) - 1, min(max_images, len(self))).astype(int))
-        std, mean = torch.std_mean(self.batch(chosen)[0], 0, correction=0)
+        std, mean = torch.std_mean(self.batch(self.spaced(max_images))[0], 0, correction=0)
         return mean, std
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from diffusers import ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -23,8 +22,7 @@ class PixelCodec(ModelMixin, ConfigMixin):
     i-CLEVR has low contrast; unscaled, its objects would be lost in noise for most timesteps.
     ``image_size`` is the side S of the images in pixels. ``rows`` are the first row that the
     network sees and the one after the last, empty for all; the others are the mean image's.
-    ``grain`` (3, 3) takes normal noise to that of the training images, see `grain_of`; empty for
-    none.
+    ``grain`` is the matrix (3, 3) of `grain_of`, as lists; empty for none.
 
     The buffers ``mean`` (3, S, S) and ``scale`` () are 0 and 1 until they are filled, so that a
     new codec leaves images as they are. ``x_shape`` is the shape (3, H, W) of x_0.
@@ -55,10 +53,10 @@ class PixelCodec(ModelMixin, ConfigMixin):
         return (x_0 * self.scale + self.mean).clamp(-1, 1)
 
     def with_grain(self, images: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """Return images (B, 3, S, S), clipped, with the grain that normal noise of their shape is.
+        """Return images (B, 3, S, S) with grain added, clipped to [-1, 1].
 
-        A denoiser removes the grain of the images that it was trained on, for it is noise as well:
-        it ends at the mean of p(x_0 | x_t).
+        ``noise`` is standard normal, of the same shape. Sampling ends at the mean of
+        p(x_0 | x_t), from which the grain of the training images is gone.
         """
         if not self.config.grain:
             return images
@@ -72,21 +70,21 @@ def make_codec(params: Params, dataset: IclevrDataset) -> PixelCodec:
         return PixelCodec(params.image_size)
     mean, std = dataset.mean_and_std()
     multiple = params.patch_size * 2 ** (len(params.blocks) - 1)
-    spaced = np.unique(np.linspace(0, len(dataset) - 1, min(300, len(dataset))).astype(int))
     codec = PixelCodec(params.image_size,
                        varying_rows(std, multiple) if params.trim_rows else (),
-                       grain_of(dataset.batch(spaced)[0]).tolist())
+                       grain_of(dataset.batch(dataset.spaced(300))[0]).tolist())
     codec.mean.copy_(mean)
     codec.scale.fill_(params.data_scale)
     return codec
 
 
 def grain_of(images: torch.Tensor, block: int = 8) -> torch.Tensor:
-    """Return G, (3, 3): G z, with z normal, is the noise in the flat areas of 8-bit images.
+    """Return a matrix G (3, 3) such that G z, for standard normal z, is the grain of 8-bit images.
 
-    The images are (N, 3, H, W) in [-1, 1]. G G^T is the covariance over channels of what differs
-    from the mean of the four neighbours, in most ``block`` x ``block`` pixels, less what rounding
-    adds to it. Images smaller than a block, or without noise, have 0.
+    ``images`` are (N, 3, H, W) in [-1, 1]. A high-pass filter, each pixel less the mean of its
+    four neighbours, leaves grain and edges. The median covariance of the channels over all blocks
+    of ``block`` x ``block`` pixels is that of the grain, if most blocks are flat; the part that
+    rounding adds is subtracted. G is 0 for images without grain, or smaller than a block.
     """
     kernel = torch.tensor([[0, -0.25, 0], [-0.25, 1, -0.25], [0, -0.25, 0]])
     if min(images.shape[2:]) < block + 2:

@@ -160,9 +160,9 @@ def sampling_text(params: Params) -> str:
     return (said + (f"\n\n{formula}" if formula else "") + _guidance_text(params) + "\n\n" + prose(
         say("Each image has its own random generator, so it does not depend on the batch in which "
             "it is sampled."),
-        say("A denoiser ends at the mean of the images that $x_t$ allows, which has no grain. So "
-            "the noise in the flat areas of the training images is measured, and normal noise of "
-            "its covariance over the channels is added.")
+        say("Sampling ends at the mean of the images that $x_t$ allows, which has no grain. The "
+            "grain is therefore measured in the flat areas of the training images, and normal "
+            "noise with the same covariance over the channels is added.")
         if params.standardise and params.grain else "", _classifier_guidance_text(params)))
 
 

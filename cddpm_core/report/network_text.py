@@ -50,8 +50,8 @@ def _refinement_text(p: Params) -> str:
         return ""
     return say("Three convolutions of {channels} channels on pixels then refine its output, the "
                r"mean $\mu$ and the variance $\tau^2$ of each value of $x_0$. At low noise $x_t$ "
-               "itself says more of edges than features of patches do. The prediction is therefore "
-               "the mean of $x_0$ given both (Wiener's filter), with "
+               "still shows edges that patches lose. The prediction is therefore the mean of "
+               "$x_0$ given both (Wiener's filter), with "
                r"$\sigma_t^2 = (1 - \bar\alpha_t) / \bar\alpha_t$:", channels=p.refine_channels
                ) + "\n\n" + (
         r"$$\hat x_0 = \mu + \frac{\tau^2}{\tau^2 + \sigma_t^2} "
