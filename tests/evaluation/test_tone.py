@@ -15,12 +15,15 @@ def test_sampled_images_have_the_tone_of_real_ones(sampled):
 
 
 def test_min_max_normalisation_is_recognised_and_undone(sampled):
-    stretched = normalised(sampled)
-    tone = read_tone(stretched)
-    assert tone.kind == "stretched" and tone.ground > GROUND.mean() + 20 and tone.contrast > 1.3
+    stretched, plain = normalised(sampled), read_tone(sampled)
+    low, high = int(sampled.min()), int(sampled.max())
+    gain, tone = 255 / (high - low), read_tone(stretched)
+    assert tone.kind == "stretched" and gain > 1.2
+    assert tone.ground == pytest.approx(gain * (plain.ground - low), abs=1)
+    assert tone.contrast == pytest.approx(gain * plain.contrast, rel=0.02)
     again = set_back(stretched)
     assert read_tone(again.round().astype(np.uint8)).kind == "plain"
-    assert np.abs(again - sampled).mean() < 5 < 20 < np.abs(stretched - again).mean()
+    assert np.abs(again - sampled).mean() < 5 < 10 < np.abs(stretched - again).mean()
 
 
 def test_images_stretched_each_by_itself_are_recognised_and_undone(sampled):

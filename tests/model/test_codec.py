@@ -97,10 +97,11 @@ def test_images_without_noise_or_too_small_have_no_grain():
 
 def test_grain_is_normal_noise_of_the_covariance_and_kept_with_the_codec(tmp_path):
     PixelCodec(32, (), [[0.01, 0, 0], [0.02, 0.01, 0], [0, 0, 0]]).save_pretrained(tmp_path)
-    codec, noise = PixelCodec.from_pretrained(tmp_path), torch.randn(64, 3, 32, 32)
+    codec = PixelCodec.from_pretrained(tmp_path)
+    noise = torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     found = codec.with_grain(torch.zeros(64, 3, 32, 32), noise).movedim(1, 0).flatten(1).cov()
     wanted = torch.tensor([[1.0, 2, 0], [2, 5, 0], [0, 0, 0]]) * 1e-4
-    assert torch.allclose(found, wanted, atol=5e-6)
+    assert torch.allclose(found, wanted, atol=1.5e-5)  # five standard errors
     assert codec.with_grain(torch.ones(1, 3, 32, 32), noise[:1]).max() == 1
     images = torch.rand(2, 3, 32, 32)
     assert torch.equal(PixelCodec(32).with_grain(images, noise[:2]), images)

@@ -68,6 +68,7 @@ def test_seeds_have_a_row_each_and_a_mean_with_its_interval(tmp_path):
 def test_what_was_measured_has_a_column(tmp_path):
     quick = preset("quick")
     write_run(tmp_path, "mine", quick.replace(epochs=4))
+    write_run(tmp_path, "best_cpu", preset("best_cpu"))  # not the weights in the package
     before = write_results(tmp_path).read_text(encoding="utf-8")
     assert "| one layout" not in before and "| sharpness" not in before
     for seed, distance in enumerate((0.007, 0.009)):
