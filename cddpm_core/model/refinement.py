@@ -45,7 +45,9 @@ class Refinement(nn.Module):
 
         ``prediction`` (B, 6, H, W) is mu and log (tau / `PRIOR_STD`)^2, t is (B,) or a scalar.
         """
-        change = self.layers(torch.cat([x_t, prediction.to(x_t.dtype)], 1))
+        # On a CPU narrow convolutions take half as long in this order of elements.
+        pixels = torch.cat([x_t, prediction.to(x_t.dtype)], 1)
+        change = self.layers(pixels.contiguous(memory_format=torch.channels_last))
         mean, log_variance = (prediction + change).float().chunk(2, 1)
         log_snr = self.log_snr[t].view(-1, 1, 1, 1)
         g = torch.sigmoid(log_variance + log_snr + 2 * math.log(PRIOR_STD))
