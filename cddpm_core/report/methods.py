@@ -127,6 +127,9 @@ def objective_text(params: Params) -> str:
         say("With probability {drop} it is replaced by zeros, so the network also learns the "
             "unconditional prediction.", drop=f"{params.label_drop:g}")
         if params.label_drop else "",
+        say("An image of three objects comes up three times as often as one of a single object, "
+            "so objects away from the centre, which are harder, are seen more.")
+        if params.image_sampling == "by_objects" else "",
         _weight_text(params))
 
 

@@ -78,14 +78,25 @@ class Batches:
                      t[self.mine], epsilon[self.mine])
 
     def indices(self, step: int) -> np.ndarray:
-        """Return the images of a step, over all processes: shuffled epochs, one after the other."""
+        """Return the images of a step, over all processes, from one epoch after the other."""
         size, count = self.params.batch_size, len(self.dataset)
         epochs, rows = np.divmod(np.arange(step * size, (step + 1) * size), count)
         return np.concatenate([self._order(epoch)[rows[epochs == epoch]]
                                for epoch in np.unique(epochs).tolist()])
 
     def _shuffled(self, epoch: int) -> np.ndarray:
-        return numpy_generator(self.params.seed, "epoch", epoch).permutation(len(self.dataset))
+        """The images of an epoch, as many as there are.
+
+        With ``by_objects`` an image comes as often as it has objects over their mean number, which
+        is rounded up or down by chance.
+        """
+        generator = numpy_generator(self.params.seed, "epoch", epoch)
+        order = generator.permutation(len(self.dataset))
+        if self.params.image_sampling == "uniform":
+            return order
+        objects = np.cumsum([len(self.dataset.conditions[i]) for i in order])
+        evenly = (np.arange(len(order)) + generator.random()) / len(order) * objects[-1]
+        return generator.permutation(order[np.searchsorted(objects, evenly)])
 
     def _pixels(self, step: int, indices: torch.Tensor) -> torch.Tensor:
         if self.pixels is not None:

@@ -74,7 +74,7 @@ class Trainer:
         arithmetic = arithmetic_of(params.mixed_precision, self.device)
         self.loss_scale = LossScale(self.device) if arithmetic == "float16" else None
         # The same split on every machine, so that results do not depend on the number of cores.
-        halves = self.device.type == "cpu" and params.batch_size >= 16 and not self.accelerator
+        halves = self.device.type == "cpu" and params.batch_size >= 8 and not self.accelerator
         self.side_by_side = SideBySide(2 if halves else 1)
         self.counters = Counters(self.device)
         T = params.num_train_timesteps

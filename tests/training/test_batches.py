@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -38,6 +39,18 @@ def test_images_and_labels_are_those_of_the_data(make, dataset):
     assert torch.equal(batch.images, images) and torch.equal(batch.labels, labels)
     assert torch.equal(batch.positions.nan_to_num(9), dataset.positions[indices].nan_to_num(9))
     assert make(layout=False)(2).positions.isnan().all()
+
+
+@pytest.mark.parametrize("epoch", range(3))
+def test_images_come_up_as_often_as_they_have_objects(make, dataset, epoch):
+    """Rounded up or down by chance, so that the counts over epochs are right on average."""
+    objects = np.array([len(names) for names in dataset.conditions])
+    found = make()._order(epoch)
+    assert len(found) == len(dataset)
+    often = np.bincount(found, minlength=len(dataset))
+    assert (abs(often - objects / objects.mean()) < 1).all() and often.std() > 0
+    alike = make(image_sampling="uniform")._order(epoch)
+    assert sorted(alike) == list(range(len(dataset)))
 
 
 @pytest.mark.parametrize("held", [0.25, 0.0])

@@ -14,6 +14,7 @@ from cddpm_core.training.trainer import Trainer
 
 
 def test_every_image_is_seen_once_an_epoch(tiny, dataset):
+    tiny = tiny.replace(image_sampling="uniform")
     trainer = Trainer(tiny, dataset)
     seen = np.concatenate([trainer.batches.indices(step) for step in range(9)])
     assert trainer.total_steps == 9 and len(seen) == 72
@@ -62,7 +63,7 @@ def test_labels_and_positions_are_dropped_at_the_fraction_asked_for(tiny, datase
     dropped = [int((part.flatten(1) == 0).all(1).sum()) for part, _ in seen]
     unknown = [int(part.flatten(1).isnan().all(1).sum()) for _, part in seen]
     if count is not None:
-        assert dropped == unknown == [count]
+        assert sum(dropped) == sum(unknown) == count
     else:
         assert 20 <= sum(dropped) <= 44 and 20 <= sum(unknown) <= 44 and dropped != unknown
 
@@ -122,7 +123,7 @@ def test_a_batch_in_parts_is_the_batch_as_a_whole(tiny, dataset, changes):
     params = tiny.replace(**{"batch_size": 33, **changes})
     split, whole = (Trainer(p, dataset)
                     for p in (params, params.replace(gradient_accumulation_steps=1)))
-    assert split.side_by_side.parts == (2 if params.batch_size >= 16 else 1)
+    assert split.side_by_side.parts == (2 if params.batch_size >= 8 else 1)
     whole.side_by_side.parts = 1
     for _ in range(2):
         assert float(split.update()) == pytest.approx(float(whole.update()), rel=1e-4)
