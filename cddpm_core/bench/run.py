@@ -130,8 +130,8 @@ def run_bench(run: Run, out: Run, *, repeats: int = 3, scenes: int = 200, steps:
         results["scale"] = run_scale(run, factors=factors)
         write_json(out / "bench.json", results)
     if minutes:
-        results.update(run_race(run, minutes=minutes, save=lambda found: write_json(
-            out / "bench.json", {**results, **found})))
+        results.update(run_race(run, out, minutes=minutes))
+        write_json(out / "bench.json", results)
     return results
 
 

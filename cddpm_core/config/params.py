@@ -124,7 +124,7 @@ class Params(Checked):
     batch_size: int = _training(8, "images per training step, over all processes",
                                 low=1, high=65_536)
     image_sampling: Literal["uniform", "by_objects"] = _training(
-        "by_objects", "train on all images alike, or more often on those with more objects")
+        "by_objects", "train on all images alike, or in proportion to their objects")
     gradient_accumulation_steps: int = _training(1, "micro-batches per training step",
                                                  affects="nothing", low=1, high=65_536)
     num_processes: int = _training(1, "training processes, one per GPU", affects="nothing",

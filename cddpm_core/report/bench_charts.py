@@ -1,4 +1,4 @@
-"""Charts of ``bench.json``: what is faster, and how cost scales."""
+"""Charts of ``bench.json``: what is faster, which recipe learns sooner, how cost scales."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 from cddpm_core.report.captions import captioned
 from cddpm_core.report.figures import BLUE, ORANGE, WIDTH, styled
 
-__all__ = ["bench_figure", "scale_figure"]
+__all__ = ["bench_figure", "race_figure", "scale_figure"]
 
 VARIED = {"class_emb_size": "width (class_emb_size)", "image_size": "image side",
           "batch_size": "batch size", "num_inference_steps": "sampler steps",
@@ -39,6 +39,31 @@ def bench_figure(bench: Mapping[str, Any]) -> Figure:
     axis.axvline(1, color="black", lw=0.6)
     axis.margins(x=0.12)
     axis.invert_yaxis()
+    return figure
+
+
+@captioned(
+    "race",
+    "Accuracy and sharpness of each recipe against minutes of training",
+    "Micro accuracy (left) and sharpness, over that of training images (right), against minutes of "
+    "training: the conditions of both files above, single objects below.")
+@styled
+def race_figure(races: Sequence[Mapping[str, Any]]) -> Figure:
+    """Return accuracy and sharpness against minutes, a row for each of `bench.race.run_race`."""
+    figure, axes = plt.subplots(len(races), 2, squeeze=False, sharex=True,
+                                figsize=(WIDTH, 2.1 * len(races) + 0.3))
+    for row, race in zip(axes, races, strict=True):
+        for axis, key, label in zip(row, ("micro", "sharpness"), ("micro accuracy", "sharpness"),
+                                    strict=True):
+            for name, variant in race["variants"].items():
+                axis.plot([look["minutes"] for look in variant["looks"]],
+                          [look[key] for look in variant["looks"]], "o-", markersize=3,
+                          label=name.replace("_", " "))
+            axis.set(ylabel=label)
+            axis.set_ylim(bottom=0)
+        row[0].legend()
+    for axis in axes[-1]:
+        axis.set(xlabel="minutes of training")
     return figure
 
 

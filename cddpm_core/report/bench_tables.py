@@ -9,7 +9,7 @@ from cddpm_core.report.facts import DATA_KINDS, evaluator_phrase
 from cddpm_core.report.language import say
 from cddpm_core.report.markdown import code, count, decimals, escape, listed, prose, table
 
-__all__ = ["arithmetic_text", "bench_table", "gpu_table", "race_tables"]
+__all__ = ["arithmetic_text", "bench_table", "gpu_table", "race_tables", "races"]
 
 RACES = {
     "recipe_vs_seed_recipe": "The conditions of both files, sampled by recipes that trained for "
@@ -63,21 +63,24 @@ def arithmetic_text(bench: Mapping[str, Any]) -> str:
             reached=f"{used / products[part['arithmetic']]:.0%}"))
 
 
+def races(bench: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return the parts of ``bench.json`` that compare recipes in equal time."""
+    return {name: bench[name] for name in RACES if bench.get(name)}
+
+
 def race_tables(bench: Mapping[str, Any]) -> str:
     """Return what each recipe learned in the same minutes, a table for each comparison."""
     found = []
-    for name, caption in RACES.items():
-        part = bench.get(name)
-        if not part:
-            continue
+    for name, part in races(bench).items():
         rows = [[code(variant), escape(about["what"]), count(about["steps"]),
                  count(about["images"]), f"{about['parameters'] / 1e6:.1f} M",
-                 decimals(about["micro"]), f"{about['peak_mib']:,.0f}"]
+                 decimals(about["micro"]), decimals(about["sharpness"]),
+                 f"{about['peak_mib']:,.0f}"]
                 for variant, about in part["variants"].items()]
         found.append(table(
-            ["recipe", "what", "steps", "training images", "parameters", "micro",
+            ["recipe", "what", "steps", "training images", "parameters", "micro", "sharpness",
              "peak memory, MiB"], rows,
-            prose(say(caption, minutes=f"{part['minutes']:g}"),
+            prose(say(RACES[name], minutes=f"{part['minutes']:g}"),
                   say("A random guess scores {chance}.", chance=decimals(part["chance"]))
                   if "chance" in part else "",
                   say("Measured by {command} with run {run} ({data}; {evaluator}).",

@@ -25,7 +25,7 @@ from cddpm_core.report import (  # the charts bring their captions
     tables,
 )
 from cddpm_core.report.author import author_words
-from cddpm_core.report.bench_charts import bench_figure, scale_figure
+from cddpm_core.report.bench_charts import bench_figure, race_figure, scale_figure
 from cddpm_core.report.captions import drawn, figure, figures, see
 from cddpm_core.report.compare import group_runs
 from cddpm_core.report.facts import Facts
@@ -197,9 +197,12 @@ def speed(facts: Facts) -> Section:
     bench = Run("bench", outputs=facts.run.outputs).read("bench.json")
     if not bench:
         return _section("Speed")
+    raced = bench_tables.races(bench)
     return _section(
         "Speed", bench_tables.bench_table(bench), bench_tables.arithmetic_text(bench),
-        bench_tables.race_tables(bench), drawn(facts, "bench", bench_figure(bench)),
+        bench_tables.race_tables(bench),
+        drawn(facts, "race", race_figure([*raced.values()])) if raced else "",
+        drawn(facts, "bench", bench_figure(bench)),
         drawn(facts, "scale", scale_figure(bench["scale"])) if "scale" in bench else "")
 
 

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from cddpm_core.config.errors import UserError
 from cddpm_core.config.files import atomic, project_root
 from cddpm_core.config.presets import read_yaml
 from cddpm_core.config.schema import resolve
 from cddpm_core.data.labels import CONDITION_FILES
-from cddpm_core.report.bench_tables import arithmetic_text, bench_table, gpu_table, race_tables
+from cddpm_core.report.bench_tables import (
+    arithmetic_text,
+    bench_table,
+    gpu_table,
+    race_tables,
+    races,
+)
 from cddpm_core.report.compare import REPEATED, Group, grouped, interval
 from cddpm_core.report.facts import ACCURACIES, DATA_KINDS, Facts, evaluator_phrase, read_facts
 from cddpm_core.report.markdown import code, duration, escape, table, with_interval
@@ -55,7 +62,8 @@ def write_results(outputs: Path | None = None) -> Path:
     measured, on_gpu = bench.read("bench.json"), bench.read("gpu.json")
     if measured:
         sections.append("## Speed\n\n" + "\n".join(
-            [bench_table(measured), arithmetic_text(measured), race_tables(measured)]))
+            [bench_table(measured), arithmetic_text(measured), race_tables(measured),
+             _race_picture(measured, bench.outputs)]))
     if on_gpu:
         sections.append("## On a GPU\n\n" + gpu_table(on_gpu))
     if unreadable:
@@ -68,6 +76,22 @@ def write_results(outputs: Path | None = None) -> Path:
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path
+
+
+def _race_picture(measured: Mapping[str, Any], outputs: Path) -> str:
+    """Write ``race.png``, if recipes were compared, and return it as Markdown."""
+    raced = races(measured)
+    if not raced:
+        return ""
+    # matplotlib loads slowly.
+    from cddpm_core.report.bench_charts import race_figure
+    from cddpm_core.report.captions import CAPTIONS
+
+    with atomic(outputs / "race.png") as temporary:
+        race_figure([*raced.values()]).savefig(temporary, format="png", dpi=150,
+                                               bbox_inches="tight")
+    caption = CAPTIONS["race"]
+    return f"![{caption.alt}](race.png)\n\n{caption.text}\n"
 
 
 def _evaluated(outputs: Path) -> tuple[list[Facts], list[str]]:

@@ -59,7 +59,9 @@ TIMESTEPS = {"objects": {"test": 72, "new_test": 84}, "variants": [
      "loss": 0.05, "seconds": 100.0, "test": {"micro": micro, "macro": 0.5},
      "new_test": {"micro": 0.25, "macro": 0.5}} for T, micro in ((1000, 0.5), (2000, 0.75))]}
 RACE = {"what": "a | b", "images": 1600, "parameters": 2_500_000, "micro": 0.5, "macro": 0.4,
-        "objects": 48, "steps": 100, "peak_mib": 700.0}
+        "objects": 48, "steps": 100, "peak_mib": 700.0, "sharpness": 0.75, "looks": [
+            {"minutes": minutes, "micro": minutes / 6, "sharpness": minutes / 4}
+            for minutes in (1.5, 3.0)]}
 BENCH = {
     **{name: {"what": f"variant one of {name} | variant two",
               "ratio": {"median": 12.5, "min": 11.75, "max": 13.25},

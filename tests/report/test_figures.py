@@ -8,7 +8,7 @@ from PIL import Image
 from cddpm_core.data.dataset import ConditionDataset
 from cddpm_core.evaluation.images import grid_image
 from cddpm_core.evaluation.score import score
-from cddpm_core.report.bench_charts import bench_figure, scale_figure
+from cddpm_core.report.bench_charts import bench_figure, race_figure, scale_figure
 from cddpm_core.report.charts import (
     accuracy_bars,
     comparison_figure,
@@ -151,6 +151,19 @@ def test_the_bench_figure_has_a_bar_with_its_range_for_each_ratio():
     assert [bar.get_width() for bar in axis.patches] == [200.0, 2.0]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["a vs b", "c vs d"]
     assert texts(figure) == ["200 ×", "2 ×"] and axis.get_xscale() == "log"
+    plt.close(figure)
+
+
+def test_the_race_figure_has_a_line_for_each_recipe():
+    looks = [{"minutes": 1.0, "micro": 0.2, "sharpness": 0.5},
+             {"minutes": 2.0, "micro": 0.8, "sharpness": 0.9}]
+    figure = race_figure([{"variants": {"ours": {"looks": looks}, "seed_recipe": {"looks": looks}}},
+                          {"variants": {"ours": {"looks": looks[:1]}}}])
+    accuracy, sharpness, below, _ = figure.axes
+    assert [line.get_label() for line in accuracy.lines] == ["ours", "seed recipe"]
+    assert accuracy.lines[1].get_xydata().tolist() == [[1.0, 0.2], [2.0, 0.8]]
+    assert sharpness.lines[0].get_xydata().tolist() == [[1.0, 0.5], [2.0, 0.9]]
+    assert len(below.lines) == 1 and below.get_xlabel() == "minutes of training"
     plt.close(figure)
 
 

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from PIL import Image
 from report.example_metrics import BENCH, DATA, EVALUATOR, FIDELITY, MADE_WITH, SAMPLE, TRAIN
 
 from cddpm_core.config.files import write_json
@@ -123,3 +124,4 @@ def test_speed_is_there_if_it_was_measured(tmp_path):
     text = write_results(tmp_path).read_text(encoding="utf-8")
     assert "12.5 (11.8 to 13.2)" in text and "| `seed_recipe` |" in text
     assert "Training takes 1.25 billion" in text
+    assert "](race.png)" in text and Image.open(tmp_path / "race.png").width > 500

@@ -241,8 +241,8 @@ def test_bench_tables_have_ratios_recipes_and_evaluator():
     assert "a processor, 2 cores, 24 GiB" in speed and "ours 0.812" in speed
     assert "runs at 50% of that rate" in bench_tables.arithmetic_text(BENCH)
     text = bench_tables.race_tables(BENCH)
-    assert "| `ours` | a \\| b | 100 | 1,600 | 2.5 M | 0.500 | 700 |" in text
-    assert "| `seed_recipe` | a \\| b | 100 | 1,600 | 2.5 M | 0.062 | 700 |" in text
+    assert "| `ours` | a \\| b | 100 | 1,600 | 2.5 M | 0.500 | 0.750 | 700 |" in text
+    assert "| `seed_recipe` | a \\| b | 100 | 1,600 | 2.5 M | 0.062 | 0.750 | 700 |" in text
     assert text.count("with run `quick` (rendered scenes;") == 2
     assert text.count("trained for 3 minutes each") == 2
     assert text.count("A random guess scores 0.100.") == 1
