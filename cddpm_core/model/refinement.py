@@ -45,7 +45,7 @@ class Refinement(nn.Module):
 
         ``prediction`` (B, 6, H, W) is mu and log (tau / `PRIOR_STD`)^2, t is (B,) or a scalar.
         """
-        # On a CPU narrow convolutions take half as long in this order of elements.
+        # On a CPU narrow convolutions are faster in this order of elements.
         pixels = torch.cat([x_t, prediction.to(x_t.dtype)], 1)
         change = self.layers(pixels.contiguous(memory_format=torch.channels_last))
         mean, log_variance = (prediction + change).float().chunk(2, 1)

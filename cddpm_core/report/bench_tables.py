@@ -9,13 +9,19 @@ from cddpm_core.report.facts import DATA_KINDS, evaluator_phrase
 from cddpm_core.report.language import say
 from cddpm_core.report.markdown import code, count, decimals, escape, listed, prose, table
 
-__all__ = ["arithmetic_text", "bench_table", "gpu_table", "race_tables", "races"]
+__all__ = ["arithmetic_text", "bench_origin", "bench_table", "gpu_table", "race_tables", "races"]
 
 RACES = {
     "recipe_vs_seed_recipe": "The conditions of both files, sampled by recipes that trained for "
                              "{minutes} minutes each, without the time to read the images.",
     "against_peer": "Single objects, each sampled twice, by recipes that trained for {minutes} "
                     "minutes each, without the time to read the images."}
+
+
+def bench_origin(bench: Mapping[str, Any]) -> str:
+    """Return the data and the evaluator of ``bench.json``."""
+    evaluator = bench["sampling_vs_seed_loop"]["micro"]["evaluator"]
+    return say("; ").join([say(DATA_KINDS[bench["data"]]), evaluator_phrase(evaluator)])
 
 
 def bench_table(bench: Mapping[str, Any]) -> str:

@@ -58,15 +58,19 @@ def figure(facts: Facts, name: str, kind: str = "", **values: object) -> str:
     return _shown(facts, path.read_bytes(), name, kind, values) if path.exists() else ""
 
 
-def drawn(facts: Facts, name: str, made: Figure, **values: object) -> str:
-    """Return a figure that is not kept as a file, with its caption."""
+def drawn(facts: Facts, name: str, made: Figure, origin: str = "", **values: object) -> str:
+    """Return a figure that is not kept as a file, with its caption.
+
+    ``origin`` is its data and evaluator, if they are not those of the facts.
+    """
     file = io.BytesIO()
     made.savefig(file, format="png", dpi=150, bbox_inches="tight")
-    return _shown(facts, file.getvalue(), name, "", values)
+    return _shown(facts, file.getvalue(), name, "", values, origin)
 
 
-def _shown(facts: Facts, png: bytes, name: str, kind: str, values: dict[str, object]) -> str:
-    about, origin = CAPTIONS[kind or name], escape(facts.origin())
+def _shown(facts: Facts, png: bytes, name: str, kind: str, values: dict[str, object],
+           origin: str = "") -> str:
+    about, origin = CAPTIONS[kind or name], escape(origin or facts.origin())
     alt, text = (say(part, **{key: escape(value) for key, value in values.items()})
                  for part in (about.alt, about.text))
     return picture(png, f"{alt} ({origin})", f"{text} ({origin}{say('.')})", name, *about.kinds)

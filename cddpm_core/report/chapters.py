@@ -197,13 +197,13 @@ def speed(facts: Facts) -> Section:
     bench = Run("bench", outputs=facts.run.outputs).read("bench.json")
     if not bench:
         return _section("Speed")
-    raced = bench_tables.races(bench)
+    raced, origin = bench_tables.races(bench), bench_tables.bench_origin(bench)
     return _section(
         "Speed", bench_tables.bench_table(bench), bench_tables.arithmetic_text(bench),
         bench_tables.race_tables(bench),
-        drawn(facts, "race", race_figure([*raced.values()])) if raced else "",
-        drawn(facts, "bench", bench_figure(bench)),
-        drawn(facts, "scale", scale_figure(bench["scale"])) if "scale" in bench else "")
+        drawn(facts, "race", race_figure([*raced.values()]), origin) if raced else "",
+        drawn(facts, "bench", bench_figure(bench), origin),
+        drawn(facts, "scale", scale_figure(bench["scale"]), origin) if "scale" in bench else "")
 
 
 @_chapter

@@ -15,6 +15,7 @@ from cddpm_core.config.schema import resolve
 from cddpm_core.data.labels import CONDITION_FILES
 from cddpm_core.report.bench_tables import (
     arithmetic_text,
+    bench_origin,
     bench_table,
     gpu_table,
     race_tables,
@@ -91,7 +92,8 @@ def _race_picture(measured: Mapping[str, Any], outputs: Path) -> str:
         race_figure([*raced.values()]).savefig(temporary, format="png", dpi=150,
                                                bbox_inches="tight")
     caption = CAPTIONS["race"]
-    return f"![{caption.alt}](race.png)\n\n{caption.text}\n"
+    return (f"![{caption.alt}](race.png)\n\n{caption.text} "
+            f"({bench_origin(measured)}.)\n")
 
 
 def _evaluated(outputs: Path) -> tuple[list[Facts], list[str]]:

@@ -15,7 +15,7 @@ from cddpm_core.config.schema import Params
 __all__ = ["KernelMuon", "lr_factor", "make_optimizers", "orthogonalised"]
 
 # Trained by AdamW, not Muon: layers whose rows differ in kind, or that few images reach, and those
-# of an embedding, for which Muon takes as long as for all others and learns no more.
+# of an embedding, on which Muon spends time and gains nothing.
 OUTER = {"conv_in", "conv_out", "class_embedding", "time_embedding", "object_tokens",
          "object_embeddings", "cell_positions", "downsample", "upsample", "modulation",
          "time_emb_proj"}

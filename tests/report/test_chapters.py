@@ -1,12 +1,14 @@
 """The chapters of the report, which appear when they have something to say."""
 
 import json
+import re
 
 import nbformat
 import pytest
 from conftest import ROOT
-from report.example_metrics import write_example
+from report.example_metrics import BENCH, OFFICIAL, write_example
 
+from cddpm_core.config.files import write_json
 from cddpm_core.config.schema import Params
 from cddpm_core.report import chapters
 from cddpm_core.report.chapters import Section
@@ -33,6 +35,17 @@ def test_a_chapter_is_empty_until_its_stage_has_run(tmp_path, name):
     run = Run("new", outputs=tmp_path)
     run.write_params(Params(run="new"))
     assert getattr(chapters, name)(read_facts(run, run.params())).markdown() == ""
+
+
+def test_figures_of_the_benchmark_name_its_own_evaluator(facts):
+    """The report may be of a run that another one scored."""
+    write_json(facts.run.outputs / "bench/bench.json", BENCH)
+    facts.metrics["evaluator"] = OFFICIAL
+    assert "official" in facts.origin()
+    captions = re.findall(r"!\[[^]]*\]", chapters.speed(facts).markdown())
+    assert len(captions) == 2
+    for caption in captions:
+        assert "released stand" in caption and "official" not in caption
 
 
 def test_the_notebook_has_a_cell_for_each_chapter_and_saves_nothing():

@@ -124,4 +124,5 @@ def test_speed_is_there_if_it_was_measured(tmp_path):
     text = write_results(tmp_path).read_text(encoding="utf-8")
     assert "12.5 (11.8 to 13.2)" in text and "| `seed_recipe` |" in text
     assert "Training takes 1.25 billion" in text
-    assert "](race.png)" in text and Image.open(tmp_path / "race.png").width > 500
+    assert "](race.png)" in text and "single objects below. (rendered scenes; " in text
+    assert Image.open(tmp_path / "race.png").width > 500

@@ -41,6 +41,13 @@ def test_images_and_labels_are_those_of_the_data(make, dataset):
     assert make(layout=False)(2).positions.isnan().all()
 
 
+def test_an_image_of_three_objects_comes_three_times_as_often_as_one_of_one(make, dataset):
+    objects = np.array([len(names) for names in dataset.conditions])
+    found = make()
+    seen = np.bincount(np.concatenate([objects[found._order(epoch)] for epoch in range(200)]))
+    assert seen[1:] / seen[1] == pytest.approx([1, 2, 3], rel=0.05)
+
+
 @pytest.mark.parametrize("epoch", range(3))
 def test_images_come_up_as_often_as_they_have_objects(make, dataset, epoch):
     """Rounded up or down by chance, so that the counts over epochs are right on average."""
