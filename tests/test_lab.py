@@ -55,8 +55,8 @@ def lab(smoke_copy, tmp_path):
 
 
 def test_objects_are_chosen_and_the_image_changes(chromium, lab):
-    # A notebook that is opened finds its kernel running. Else JupyterLab may ask which one to start,
-    # and forget cells that were to run.
+    # A notebook that is opened finds its kernel running. Else JupyterLab may ask which one to
+    # start, and forget cells that were to run.
     notebook = {"path": "notebooks/explore.ipynb", "name": "explore.ipynb", "type": "notebook",
                 "kernel": {"name": "python3"}}
     urllib.request.urlopen(f"{lab}/api/sessions", json.dumps(notebook).encode(), timeout=120)

@@ -1,15 +1,17 @@
-"""Where networks compute, in what arithmetic, and whether they are compiled."""
+"""Where networks compute, on how many cores, in what arithmetic, and whether they are compiled."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
 from cddpm_core.config.errors import UserError
 from cddpm_core.config.schema import Params
 
-__all__ = ["arithmetic_of", "autocast", "compiled", "computes_bf16", "device_of", "not_compiled"]
+__all__ = ["SideBySide", "arithmetic_of", "autocast", "compiled", "computes_bf16", "device_of",
+           "not_compiled"]
 
 WORTH_COMPILING = 5000  # calls; compiling takes a minute or two
 
@@ -30,6 +32,32 @@ def device_of(params: Params) -> torch.device:
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     return device
+
+
+class SideBySide:
+    """Calls a function on several things at once, in ``parts`` threads with a part of the cores.
+
+    On a CPU two calls on half of the cores each are faster than one after the other on all.
+    """
+
+    def __init__(self, parts: int) -> None:
+        self.parts = parts
+        self._pool: ThreadPoolExecutor | None = None
+
+    def __call__(self, work: Callable, *things: Sequence) -> list:
+        """Return ``work`` of each of the things, as `map` takes them, in their order."""
+        cores = torch.get_num_threads()
+        if self.parts == 1 or cores == 1 or len(things[0]) == 1:
+            return list(map(work, *things))
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self.parts, initializer=torch.set_num_threads,
+                                            initargs=(cores // self.parts,))
+        # Some kernels have one setting for all threads, others one a thread.
+        torch.set_num_threads(cores // self.parts)
+        try:
+            return list(self._pool.map(work, *things))
+        finally:
+            torch.set_num_threads(cores)
 
 
 def computes_bf16(device: torch.device | str) -> bool:

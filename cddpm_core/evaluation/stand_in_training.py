@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from cddpm_core.config.device import computes_bf16
+from cddpm_core.config.device import SideBySide, computes_bf16
 from cddpm_core.config.progress import progress as progress_bar
 from cddpm_core.config.seeds import stream_seed, torch_generator
 from cddpm_core.data.images import to_float
@@ -19,7 +19,6 @@ from cddpm_core.evaluation.augmentation import augment, degrade, move, uniform
 from cddpm_core.evaluation.evaluator import Evaluator
 from cddpm_core.evaluation.score import score
 from cddpm_core.evaluation.stand_in import Located, rounded_state
-from cddpm_core.training.distribution import SideBySide
 from cddpm_core.training.optimizers import KernelMuon, lr_factor
 
 __all__ = ["train_stand_in"]

@@ -1,10 +1,8 @@
-"""How a training uses the machine: halves of a CPU, several processes."""
+"""How a training uses several processes."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import torch
@@ -16,33 +14,7 @@ from cddpm_core.config.environment import forget
 from cddpm_core.config.errors import UserError
 from cddpm_core.config.schema import Params
 
-__all__ = ["SideBySide", "accelerator_of", "check_devices", "process_slice"]
-
-
-class SideBySide:
-    """Calls a function on several things at once, in ``parts`` threads with a part of the cores.
-
-    On a CPU two calls on half of the cores each are faster than one after the other on all.
-    """
-
-    def __init__(self, parts: int) -> None:
-        self.parts = parts
-        self._pool: ThreadPoolExecutor | None = None
-
-    def __call__(self, work: Callable, *things: Sequence) -> list:
-        """Return ``work`` of each of the things, as `map` takes them, in their order."""
-        cores = torch.get_num_threads()
-        if self.parts == 1 or cores == 1:
-            return list(map(work, *things))
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self.parts, initializer=torch.set_num_threads,
-                                            initargs=(cores // self.parts,))
-        # Some kernels have one setting for all threads, others one a thread.
-        torch.set_num_threads(cores // self.parts)
-        try:
-            return list(self._pool.map(work, *things))
-        finally:
-            torch.set_num_threads(cores)
+__all__ = ["accelerator_of", "check_devices", "process_slice"]
 
 
 def accelerator_of(params: Params) -> Accelerator:

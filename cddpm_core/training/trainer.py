@@ -18,7 +18,14 @@ from accelerate import Accelerator
 from torch._dynamo.exc import TorchDynamoException
 from torch.nn.utils import get_total_norm
 
-from cddpm_core.config.device import arithmetic_of, autocast, compiled, device_of, not_compiled
+from cddpm_core.config.device import (
+    SideBySide,
+    arithmetic_of,
+    autocast,
+    compiled,
+    device_of,
+    not_compiled,
+)
 from cddpm_core.config.errors import UserError
 from cddpm_core.config.schema import Params
 from cddpm_core.data.dataset import IclevrDataset
@@ -27,7 +34,7 @@ from cddpm_core.scheduler.loss_weight import Balance, loss_weight, squared_error
 from cddpm_core.scheduler.process import target
 from cddpm_core.training.batches import Batches
 from cddpm_core.training.checkpoint import check_checkpoint, read_checkpoint, write_checkpoint
-from cddpm_core.training.distribution import SideBySide, process_slice
+from cddpm_core.training.distribution import process_slice
 from cddpm_core.training.optimizers import lr_factor, make_optimizers
 from cddpm_core.training.state import Counters, LossScale, MovingAverage
 

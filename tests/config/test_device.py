@@ -1,8 +1,16 @@
+import threading
+
 import pytest
 import torch
 
 from cddpm_core.config import device as module
-from cddpm_core.config.device import arithmetic_of, autocast, computes_bf16, device_of
+from cddpm_core.config.device import (
+    SideBySide,
+    arithmetic_of,
+    autocast,
+    computes_bf16,
+    device_of,
+)
 from cddpm_core.config.errors import UserError
 
 
@@ -31,3 +39,27 @@ def test_bf16_is_not_used_where_it_is_only_imitated(monkeypatch, there):
                                 ("no", torch.float32)):
         with autocast("cpu", precision):
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is expected
+
+
+@pytest.mark.parametrize(("parts", "cores", "together"), [(2, 2, True), (2, 1, False),
+                                                          (1, 4, False)])
+def test_work_side_by_side_is_done_at_once_with_a_part_of_the_cores(parts, cores, together):
+    before, barrier, seen = torch.get_num_threads(), threading.Barrier(2), []
+
+    def work(a, b):
+        seen.append(torch.get_num_threads())
+        if together:
+            barrier.wait(60)  # broken unless both calls run at once
+        return a - b
+
+    torch.set_num_threads(cores)
+    try:
+        assert SideBySide(parts)(work, [5, 7], [1, 2]) == [4, 5]
+        assert seen == [cores // parts if together else cores] * 2
+        assert torch.get_num_threads() == cores
+        assert SideBySide(parts)(lambda a: torch.get_num_threads(), [0]) == [cores]
+        with pytest.raises(ZeroDivisionError):
+            SideBySide(parts)(lambda a: 1 / a, [0, 0])
+        assert torch.get_num_threads() == cores
+    finally:
+        torch.set_num_threads(before)

@@ -2,7 +2,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from types import SimpleNamespace
 
 import pytest
@@ -17,12 +16,7 @@ from cddpm_core.sampling.pipeline import load_pipeline
 from cddpm_core.sampling.sample import image_seeds, sample
 from cddpm_core.training import distribution
 from cddpm_core.training.checkpoint import read_checkpoint
-from cddpm_core.training.distribution import (
-    SideBySide,
-    accelerator_of,
-    check_devices,
-    process_slice,
-)
+from cddpm_core.training.distribution import accelerator_of, check_devices, process_slice
 from cddpm_core.training.history import read_history
 from cddpm_core.training.loop import train
 
@@ -110,29 +104,6 @@ def test_more_processes_than_devices_are_one_sentence(tiny, monkeypatch):
     check_devices(tiny, 2)
     with pytest.raises(UserError, match="num_processes: 3 on this machine, which has 2 cuda devic"):
         check_devices(tiny, 3)
-
-
-@pytest.mark.parametrize(("parts", "cores", "together"), [(2, 2, True), (2, 1, False),
-                                                          (1, 4, False)])
-def test_work_side_by_side_is_done_at_once_with_a_part_of_the_cores(parts, cores, together):
-    before, barrier, seen = torch.get_num_threads(), threading.Barrier(2), []
-
-    def work(a, b):
-        seen.append(torch.get_num_threads())
-        if together:
-            barrier.wait(60)  # broken unless both calls run at once
-        return a - b
-
-    torch.set_num_threads(cores)
-    try:
-        assert SideBySide(parts)(work, [5, 7], [1, 2]) == [4, 5]
-        assert seen == [cores // parts if together else cores] * 2
-        assert torch.get_num_threads() == cores
-        with pytest.raises(ZeroDivisionError):
-            SideBySide(parts)(lambda a: 1 / a, [0, 0])
-        assert torch.get_num_threads() == cores
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_the_configuration_of_accelerate_changes_nothing():
