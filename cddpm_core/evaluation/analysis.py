@@ -73,9 +73,9 @@ def reconstruct(pipeline: ClassConditionedPipeline, evaluator: Evaluator, images
 
     With little noise only details are sampled anew; with more, also colours, shapes and
     positions. A drop of accuracy between two of the ``timesteps`` is an error made between them.
-    They are the sampler's first timesteps at the ``strengths``, fractions of T. The first entry,
-    at 0, is that of the unchanged images, (N, 3, H, W) in [-1, 1]. ``positions``, (N, 24, 2), are
-    those of their objects; ``options`` are those of `sample`.
+    They are the sampler's largest timesteps below the ``strengths``, fractions of T. The first
+    entry, at 0, is that of the unchanged images, (N, 3, H, W) in [-1, 1]. ``positions``,
+    (N, 24, 2), are those of their objects; ``options`` are those of `sample`.
     """
     labels = torch.stack([to_multi_hot(names) for names in conditions])
     found = {0: score(evaluator(evaluator.resized(images)), conditions)["micro"]}

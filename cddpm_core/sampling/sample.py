@@ -70,7 +70,7 @@ def sample(pipeline: ClassConditionedPipeline, labels: torch.Tensor, seeds: Sequ
         positions: of the objects, (N, 24, 2), as fractions of width and height; by default
             those of `LayoutPrior.sample` with ``layout_choices``.
         images: to start from, (N, 3, H, W) in [-1, 1], in place of pure noise.
-        strength: fraction of T; ``images`` are noised to the sampler's last timestep
+        strength: fraction of T; ``images`` are noised to the sampler's largest timestep
             below it, and denoised from there (SDEdit, Meng et al. 2022).
         grain: add the grain of the training images to the sampled ones, see `PixelCodec`.
         callback: called at each step with ``step``, ``timestep``, ``x_t``
@@ -123,6 +123,8 @@ def _denoise(state: torch.Tensor, solver: Any, first: int, denoiser: Denoise, sa
         t = int(timestep)
         x_t = solver.scale_model_input(state, timestep)
         x_0 = denoiser(x_t, t, *given)
+        if solver.config.clip_sample:  # which not all of diffusers' samplers do themselves
+            x_0 = x_0.clamp(-1, 1)
         if callback is not None:
             callback({"step": index, "timestep": t, "x_t": x_t.cpu(), "x_0": x_0.cpu()})
         state = solver.step(x_0, timestep, state, **generator).prev_sample
@@ -133,7 +135,7 @@ def _denoise(state: torch.Tensor, solver: Any, first: int, denoiser: Denoise, sa
 
 def _sdedit_start(solver: Any, x_0: torch.Tensor, below: int,
                   noise: torch.Tensor) -> tuple[torch.Tensor, int]:
-    """The noised x_0 at the first timestep below ``below``, or the last, and its number."""
+    """The noised x_0 at the largest timestep below ``below``, or the last, and its number."""
     last = len(solver.timesteps) - 1
     first = next((i for i, t in enumerate(solver.timesteps) if t < below), last)
     if hasattr(solver, "set_begin_index"):

@@ -18,7 +18,7 @@ __all__ = ["alpha_bar", "make_scheduler", "predicted_epsilon", "predicted_x_0", 
 def make_scheduler(params: Params) -> DDPMScheduler:
     """Return the training scheduler with T = ``num_train_timesteps`` steps.
 
-    Predicted x_0 are clipped to [-1, 1] as in the paper, unless images are standardised.
+    `sample` clips predicted x_0 to [-1, 1] as in the paper, unless images are standardised.
     """
     return DDPMScheduler(num_train_timesteps=params.num_train_timesteps,
                          beta_schedule=params.beta_schedule,

@@ -169,6 +169,18 @@ def test_a_perfect_denoiser_returns_the_images_it_starts_from(tiny_pipeline, dat
     assert torch.allclose(found, expected, atol=2e-3)
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("standardise", [True, False])
+def test_every_sampler_clips_predictions_unless_images_are_standardised(sampler, standardise):
+    pipeline = ClassConditionedPipeline(SMALL, SCHEDULERS["linear", standardise],
+                                        PixelCodec(8, (2, 6)))
+    seen = []
+    sample(pipeline, LABELS, SEEDS, sampler=sampler, callback=seen.append,
+           num_inference_steps=60 if sampler == "ddpm" else 10,
+           denoiser=Knowing(torch.tensor(2.0), pipeline.scheduler))
+    assert all((moment["x_0"] == (2 if standardise else 1)).all() for moment in seen)
+
+
 def test_grain_is_added_to_the_finished_images_from_the_seed_of_each(tiny_pipeline):
     options, grain = options_of("ddim"), torch.tensor(tiny_pipeline.codec.config.grain)
     assert grain.any()  # the images of the data set are noise
