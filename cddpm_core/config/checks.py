@@ -27,7 +27,7 @@ def check_together(p: Params) -> None:
         raise UserError("clevr_assets: expected the folder image_generation/data of CLEVR's public "
                         "repository with renderer cycles, found ''")
     _check_network(p)
-    SAMPLERS[p.sampler].check(p.num_inference_steps, p.num_train_timesteps)
+    SAMPLERS[p.sampler].check(p.sampler, p.num_inference_steps, p.num_train_timesteps)
     if p.guidance_scale != 1 and p.label_drop == 0:
         raise UserError(f"guidance_scale: {p.guidance_scale:g} needs a model trained with dropped "
                         "labels, expected label_drop above 0 or guidance_scale 1")

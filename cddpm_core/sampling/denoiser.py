@@ -15,7 +15,8 @@ from cddpm_core.scheduler.process import predicted_x_0
 
 __all__ = ["Denoise", "Denoiser"]
 
-# A denoiser, guided or not: (x_t, t, labels, positions) -> x_0. All that samplers see of a network.
+# A denoiser, guided or not: (x_t, t, labels, positions) -> x_0. All that `sample` sees of a
+# network; guidance also reads ``scheduler``, the noise schedule, of the one that it wraps.
 Denoise = Callable[[torch.Tensor, int, torch.Tensor, torch.Tensor | None], torch.Tensor]
 
 

@@ -46,7 +46,7 @@ class ClassifierGuided:
     Dhariwal & Nichol (2021), applied to the predicted x_0 (Bansal et al. 2023), with the variance
     of x_0 given x_t for x_0 of unit variance, v_t = 1 - alpha_bar_t. ``scale`` is s.
     ``log_likelihood`` returns log p, shape (B,), for images (B, 3, H, W) in [-1, 1] and labels
-    (B, 24), and has a gradient by the images. The classifier's own scores of them are biased.
+    (B, 24), and is differentiable in the images. Scores by the same classifier are then biased.
     """
 
     def __init__(self, denoiser: Denoise, codec: PixelCodec, log_likelihood: LogLikelihood,

@@ -25,6 +25,8 @@ from cddpm_core.scheduler.process import make_scheduler
 
 __all__ = ["ClassConditionedPipeline", "load_pipeline", "make_pipeline", "save_pipeline"]
 
+DEFAULTS = Params()
+
 
 class ClassConditionedPipeline(DiffusionPipeline):
     """Samples images of given objects.
@@ -42,16 +44,19 @@ class ClassConditionedPipeline(DiffusionPipeline):
                               layout_prior=layout_prior)
 
     def __call__(self, conditions: Sequence[str] | Sequence[Sequence[str]],
-                 num_inference_steps: int = 20, guidance_scale: float = 2.0, *,
-                 sampler: str = "dpm_solver++",
-                 guidance_interval: Sequence[float] = (0.0, 0.6), layout_choices: int = 4,
+                 num_inference_steps: int = DEFAULTS.num_inference_steps,
+                 guidance_scale: float = DEFAULTS.guidance_scale, *,
+                 sampler: str = DEFAULTS.sampler,
+                 guidance_interval: Sequence[float] = tuple(DEFAULTS.guidance_interval),
+                 layout_choices: int = DEFAULTS.layout_choices,
                  batch_size: int = 32, generator: torch.Generator | None = None,
                  output_type: str = "pil") -> ImagePipelineOutput:
         """Return ``.images`` of one condition, a list of names, or of a list of conditions.
 
         ``images`` are PIL images, or with ``output_type`` "pt" a tensor (B, 3, H, W) in [-1, 1].
         ``generator`` gives each image its seed; the other arguments are those of `sample` and
-        `Guided`. Raises `UserError` for an unknown name, sampler or number of steps.
+        `Guided`, by default as in `Params`. Raises `UserError` for an unknown name, sampler or
+        number of steps.
         """
         one = not conditions or isinstance(conditions[0], str)
         several = [conditions] if one else conditions

@@ -32,8 +32,8 @@ class Sampler:
 
     ``scheduler`` is the name of a class of diffusers, ``options`` its configuration. ``sentence``
     stands in the report. ``fresh_noise`` says whether each step adds noise. ``timesteps`` lists
-    them for (T, steps); it is None if the class takes no list of them, mostly with ``steps``
-    "divisor", which says how many steps it can do.
+    them for (T, steps), or is None if the class makes its own list. ``steps`` says how many it can
+    take: any number, divisors of T, or T alone.
     """
 
     scheduler: str
@@ -43,9 +43,8 @@ class Sampler:
     timesteps: Callable[[int, int], list[int]] | None = trailing
     steps: Literal["any", "divisor", "all"] = "any"
 
-    def check(self, num_inference_steps: int, num_train_timesteps: int) -> None:
-        """Raise `UserError` if the sampler cannot do so many steps of T timesteps."""
-        name = next(name for name, sampler in SAMPLERS.items() if sampler is self)
+    def check(self, name: str, num_inference_steps: int, num_train_timesteps: int) -> None:
+        """Raise `UserError` if the sampler, ``name``, cannot take so many steps of T timesteps."""
         found, T = num_inference_steps, num_train_timesteps
         if found > T:
             raise UserError(f"num_inference_steps: expected at most num_train_timesteps ({T}), "
@@ -56,10 +55,6 @@ class Sampler:
         if self.steps == "all" and found != T:
             raise UserError(f"num_inference_steps: {name} takes every timestep, expected {T}, "
                             f"found {found}")
-
-    def text(self, num_inference_steps: int) -> str:
-        """Return the sentence and formula of the report, in Markdown."""
-        return self.sentence.replace("{steps}", str(num_inference_steps))
 
 
 _LAMBDA = (r"h = \log\frac{\sqrt{\bar\alpha_s}\,\sigma_t}{\sqrt{\bar\alpha_t}\,\sigma_s}, \qquad "
@@ -121,7 +116,7 @@ def make_sampler(scheduler: DDPMScheduler, name: str, num_inference_steps: int) 
         raise UserError(f"sampler: found {name!r}{did_you_mean(name, SAMPLERS)}, expected one of "
                         f"{', '.join(SAMPLERS)}")
     sampler, T = SAMPLERS[name], scheduler.config.num_train_timesteps
-    sampler.check(num_inference_steps, T)
+    sampler.check(name, num_inference_steps, T)
     # The betas themselves, since diffusers' samplers have other defaults for them.
     made = getattr(diffusers, sampler.scheduler).from_config(
         dict(scheduler.config), trained_betas=scheduler.betas.tolist(),
