@@ -13,17 +13,17 @@ PRIOR_STD = 0.15  # of x_0 around a new network's prediction
 
 
 class Refinement(nn.Module):
-    """Refines a predicted x_0 at full resolution, and combines it with x_t by Bayes' rule.
+    """Refines a predicted x_0 at full resolution, and combines it with x_t.
 
     A network that works on patches loses detail that x_t still shows at low noise. So it predicts
     two numbers for each value of x_0: the mean mu and the variance tau^2 of a normal distribution.
-    Given also y = x_t / sqrt(alpha_bar) = x_0 + sigma epsilon, with sigma^2 = 1 / SNR, the mean
-    of x_0 is
+    They are combined with y = x_t / sqrt(alpha_bar) = x_0 + sigma epsilon, where sigma^2 = 1 / SNR,
+    as if this distribution were a prior:
 
-        mu + g (y - mu),   g = tau^2 / (tau^2 + sigma^2)
+        x_0 = mu + g (y - mu),   g = tau^2 / (tau^2 + sigma^2)
 
-    (Wiener's filter). With one tau for all values this is the preconditioning of Karras et al.
-    (2022), table 1. Predicted, tau can be large at edges and small on the ground.
+    (Wiener's filter). With one tau for all values, g is c_skip of Karras et al. (2022), table 1.
+    Predicted, tau can be large at edges and small on the ground.
 
     ``channels`` is the width of the convolutions. The buffer ``log_snr`` (T,) is 0 until it is
     filled.

@@ -65,8 +65,8 @@ class UViT(nn.Module):
 
     ``sample_size`` is (H, W). Of the ``widths`` the last is the transformer's, of ``blocks``
     blocks. The other levels have ``layers`` residual layers on the way down and as many, with
-    their skips, on the way up. ``head_dim`` divides the last width, ``groups``, of the group
-    norms, all others. ``time_scale_shift`` is that of `ResnetBlock2D`.
+    their skips, on the way up. ``head_dim`` must divide the last width, ``groups``, the number of
+    groups of the group norms, the others. ``time_scale_shift`` is that of `ResnetBlock2D`.
     """
 
     def __init__(self, channels: int, in_channels: int, sample_size: Sequence[int],

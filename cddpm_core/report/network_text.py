@@ -23,10 +23,10 @@ def network_text(facts: Facts) -> str:
         say("The network is a U-Net [@ronneberger2015] with {levels} levels (diffusers' {name} "
             "[@diffusers2022]).", levels=len(p.blocks), name=code("UNet2DModel"))
         if p.backbone == "unet" else
-        say("The network is a U-Net [@ronneberger2015] with {levels} levels, a U-ViT [@bao2023]: "
-            "residual convolutions at the finer levels, and at the coarsest level {blocks} "
-            "transformer blocks with self-attention over all positions.", levels=len(p.blocks),
-            blocks=p.transformer_blocks),
+        say("The network is a U-Net [@ronneberger2015] with {levels} levels, a U-ViT "
+            "[@hoogeboom2023]: residual convolutions at the finer levels, and at the coarsest "
+            "level {blocks} transformer blocks with self-attention over all positions.",
+            levels=len(p.blocks), blocks=p.transformer_blocks),
         "" if bottom - top == p.image_size else
         say("It generates rows {top} to {bottom} of {size} only. The other rows hardly vary in the "
             "training images and are filled with the mean training image.", top=top,
@@ -50,13 +50,14 @@ def _refinement_text(p: Params) -> str:
         return ""
     return say("Three convolutions of {channels} channels on pixels then refine its output, the "
                r"mean $\mu$ and the variance $\tau^2$ of each value of $x_0$. At low noise $x_t$ "
-               "still shows edges that patches lose. The prediction is therefore the mean of "
-               "$x_0$ given both (Wiener's filter), with "
+               "still shows edges that patches lose. The prediction therefore combines both "
+               "as Wiener's filter does, with "
                r"$\sigma_t^2 = (1 - \bar\alpha_t) / \bar\alpha_t$:", channels=p.refine_channels
                ) + "\n\n" + (
         r"$$\hat x_0 = \mu + \frac{\tau^2}{\tau^2 + \sigma_t^2} "
         r"\left( \frac{x_t}{\sqrt{\bar\alpha_t}} - \mu \right) .$$") + "\n\n" + say(
-        r"With one $\tau$ for all values this is the preconditioning of EDM [@karras2022].")
+        r"With one $\tau$ for all values this weight of $x_t$ is $c_\text{skip}$ of EDM "
+        "[@karras2022].")
 
 
 def _tokens_text(p: Params) -> str:
@@ -94,8 +95,8 @@ def _layout_text(facts: Facts) -> str:
             "chosen by the seed of the image, the one whose two closest objects are farthest apart "
             "in the image.", choices=choices),
         say("The layout does not depend on which objects are asked for."),
-        say(r"With the layouts $\ell$ of training scenes of $|y|$ objects, this factorises the "
-            "model as") + "\n\n"
+        say(r"With the positions $\ell$ of the first $|y|$ objects of training scenes, this "
+            "factorises the model as") + "\n\n"
         r"$$p(x \mid y) = \sum_\ell p(\ell \mid |y|)\, p(x \mid y, \ell) .$$"
         + ("" if choices == 1 else "\n\n" + say(
             "The choice favours layouts without close objects, so crowded scenes are rarer than in "
