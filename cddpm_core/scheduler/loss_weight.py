@@ -10,15 +10,15 @@ from cddpm_core.scheduler.process import snr
 __all__ = ["Balance", "loss_weight", "squared_error"]
 
 
-def squared_error(found: torch.Tensor, wanted: torch.Tensor,
+def squared_error(prediction: torch.Tensor, target: torch.Tensor,
                   gradient_weight: float = 0.0) -> torch.Tensor:
     """Return the mean squared error of each image (B, C, H, W), shape (B,).
 
     To it is added ``gradient_weight`` times the mean squared error of the differences between
-    neighbouring pixels, along each axis. The best prediction, the mean of what is wanted, is the
+    neighbouring pixels, along each axis. The best prediction, the mean of the targets, is the
     same for every such quadratic error; edges, small in the first term, are learned sooner.
     """
-    error = found - wanted
+    error = prediction - target
     total = error.square().mean((1, 2, 3))
     if gradient_weight:
         along_y, along_x = (error.diff(dim=axis).square().mean((1, 2, 3)) for axis in (2, 3))
@@ -38,10 +38,10 @@ def loss_weight(scheduler: DDPMScheduler, timesteps: torch.Tensor, weighting: st
     if weighting == "uniform":
         return torch.ones(len(timesteps))
     ratio = snr(scheduler)[timesteps.cpu()]
-    wanted = (ratio if weighting == "min_snr" else ratio + 1).clamp(max=gamma)
+    capped = (ratio if weighting == "min_snr" else ratio + 1).clamp(max=gamma)
     # An error e of x_0 is one of SNR e^2 in epsilon and of (SNR + 1) e^2 in v, squared.
-    own = {"epsilon": ratio, "v_prediction": ratio + 1, "sample": torch.ones_like(ratio)}
-    return wanted / own[scheduler.config.prediction_type]
+    per_error = {"epsilon": ratio, "v_prediction": ratio + 1, "sample": torch.ones_like(ratio)}
+    return capped / per_error[scheduler.config.prediction_type]
 
 
 class Balance:

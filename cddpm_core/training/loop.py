@@ -47,10 +47,11 @@ def train(params: Params, dataset: IclevrDataset, folder: Path, *,
     the first one alone writes files, and ``evaluate`` is called by all.
 
     Returns ``images_per_second``, ``seconds``, ``steps``, ``images``, ``loss``
-    (mean of the last lines), ``parameters``, the ``rows`` that the network sees, the number of
-    ``layouts``, the steps ``skipped`` and whether training is ``finished``. Raises `UserError`
-    for a checkpoint of another training, after 10 steps in a row without a finite loss, which shows
-    at the next line of the history, and if the memory of the device is not enough.
+    (mean of the last lines), ``parameters``, ``rows`` (the first that the network sees and the one
+    after the last; empty for all), the number of ``layouts``, the ``device``, the steps ``skipped``
+    and whether training is ``finished``. Raises `UserError` for a checkpoint of another training,
+    after 10 steps in a row without a finite loss, which shows at the next line of the history, and
+    if the memory of the device is not enough.
     """
     trainer = Trainer(params, dataset, accelerator)
     check_memory(trainer)

@@ -17,8 +17,8 @@ __all__ = ["KernelMuon", "lr_factor", "make_optimizers", "orthogonalised"]
 # Trained by AdamW, not Muon: layers whose rows differ in kind, or that few images reach, and those
 # of an embedding, on which Muon spends time and gains nothing.
 OUTER = {"conv_in", "conv_out", "class_embedding", "time_embedding", "object_tokens",
-         "object_embeddings", "cell_positions", "downsample", "upsample", "modulation",
-         "time_emb_proj"}
+         "object_embeddings", "cell_positions", "downsample", "downsamplers", "upsample",
+         "upsamplers", "modulation", "time_emb_proj"}
 STEPS = 4  # of Newton-Schulz: one fewer than torch's default, for speed
 
 
@@ -101,9 +101,8 @@ def _batches(kernels: Sequence[nn.Parameter]) -> Iterable[list[nn.Parameter]]:
 def make_optimizers(model: nn.Module, params: Params) -> list[torch.optim.Optimizer]:
     """Return the optimisers that together train all weights of the model.
 
-    ``adam`` and ``adamw`` are one optimiser; two of ``muon`` train the inner
-    matrices and kernels, and AdamW the rest: biases, norms, embeddings, and the
-    first and last layers.
+    ``adam`` and ``adamw`` are one optimiser. ``muon`` is three: two of Muon train the inner
+    matrices and kernels, AdamW the rest, weights of one dimension and the layers in `OUTER`.
     """
     # One kernel for all weights, which can also leave them as they are; see `KernelMuon`.
     fused = {"fused": True}

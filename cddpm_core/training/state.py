@@ -14,9 +14,9 @@ __all__ = ["Counters", "LossScale", "MovingAverage", "Seen"]
 class MovingAverage:
     """The exponential moving average of a model's weights, in ``model``, a copy of it.
 
-    Update n, from 0, has the decay min(``decay``, (1 + n) / (10 + n)), so that the first weights
-    soon count for nothing; the first update copies them. torch's `AveragedModel` reads its counter
-    on the host, where every step would wait for the device.
+    The first update copies the weights. Update n = 1, 2, ... has the decay min(``decay``,
+    (1 + n) / (10 + n)), so that early weights soon count for nothing. torch's `AveragedModel` reads
+    its counter on the host, where every step would wait for the device.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:

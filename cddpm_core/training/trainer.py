@@ -158,8 +158,8 @@ class Trainer:
             passes -= 1
             halves = (tensor.chunk(self.side_by_side.parts) for tensor in piece)
             # Gradients are sent in the last pass alone.
-            alone = passes and self.accelerator
-            with self.accelerator.no_sync(self.network) if alone else contextlib.nullcontext():
+            unsent = passes and self.accelerator
+            with self.accelerator.no_sync(self.network) if unsent else contextlib.nullcontext():
                 for found in self.side_by_side(self._gradients, *halves):
                     # A compiled network uses the memory of its gradients again in the next pass.
                     total = _added(total, found) if total else _copied(found) if passes else found
