@@ -169,9 +169,10 @@ def _by_edges(picture: np.ndarray, cell: int, columns: int, expected: int) -> Gr
     height, width = picture.shape[:2]
     if cell or columns:
         side = cell or width // columns
+        if not side or height % side or width % side:
+            return None
         grid = Grid(side, side, 0, height // side, width // side)
-        fits = side and height % side == 0 and width % side == 0
-        return grid if fits and columns in (0, grid.columns) else None
+        return grid if columns in (0, grid.columns) else None
     jumps = [np.abs(np.diff(picture.astype(np.int16), axis=axis)).mean((1 - axis, 2))
              for axis in (0, 1)]
     best, most = None, 0.0

@@ -79,6 +79,9 @@ def import_model(source: str | Path, params: Params) -> Run:
             raise UserError(f"run: {run.folder} has a model that was trained there, take another "
                             "name with --run")
         pipeline, file, where = _pipeline(source, params, run)
+        if file.resolve().is_relative_to((run / "model").resolve()):
+            raise UserError(f"{source}: is the model of the run {params.run!r} itself, take "
+                            "another name with --run")
         # In this order an interrupted import can be repeated.
         shutil.rmtree(run / "model", ignore_errors=True)
         run.write_params(params)

@@ -42,9 +42,10 @@ def read_notebook(path: Path) -> Notebook:
                   "parameters" in cell["metadata"].get("tags", ())) for cell in cells]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a readable notebook ({type(error).__name__})") from None
-    declared = [node.target.id if isinstance(node, ast.AnnAssign) else node.targets[0].id
-                for _, text, first in texts if first for node in ast.parse(text).body
-                if isinstance(node, ast.AnnAssign | ast.Assign)]
+    targets = [node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+               for _, text, first in texts if first for node in _parse_cell(text).body
+               if isinstance(node, ast.AnnAssign | ast.Assign)]
+    declared = [target.id for target in targets if isinstance(target, ast.Name)]
     own = [(kind, text) for kind, text, first in texts if not first]
     return Notebook(tuple(declared), tuple(text for kind, text in own if kind == "code"),
                     short_hash(own))

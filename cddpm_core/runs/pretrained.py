@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,8 @@ def pack(run: Run, package: Path = PACKAGE) -> Run:
         if part is not None:  # the folder it was loaded from is nobody's business
             part.register_to_config(_name_or_path=NAME)
     packed = Run(NAME, outputs=package)
+    (packed / "metrics.json").unlink(missing_ok=True)  # first: it is about the weights there
+    shutil.rmtree(packed / "model", ignore_errors=True)
     save_pipeline(pipeline, packed / "model")
     params = params.replace(run=NAME, runs=[])
     packed.write_params(params)
@@ -86,7 +89,6 @@ def pack(run: Run, package: Path = PACKAGE) -> Run:
         found[name] = {**score_facts(sample_and_score(*given)[1]), "one_layout": one_layout(*given)}
     metrics = run.read("metrics.json")
     kept = {key: metrics[key] for key in ("train", "made_with", "fidelity") if key in metrics}
-    (packed / "metrics.json").unlink(missing_ok=True)
     packed.update_metrics({
         **kept, "data": {"kind": "rendered"}, "evaluator": evaluator_facts(evaluator),
         "sample": {key: getattr(params, key) for key in keys_affecting("sampling")}, **found})

@@ -17,7 +17,7 @@ from typing import Any
 
 from cddpm_core.config.cells import INPUT_PATH, OUTPUT_PATH, cell_parameters
 from cddpm_core.config.environment import CACHE, OUTPUTS
-from cddpm_core.config.errors import UserError, shown
+from cddpm_core.config.errors import UserError, did_you_mean, shown
 from cddpm_core.config.files import (
     SCHEMA,
     atomic,
@@ -59,8 +59,9 @@ class Run:
     def params(self) -> Params:
         """Return the parameters of this run; `UserError` if it does not exist."""
         if not (self / "params.yaml").exists():
-            raise UserError(f"{self / 'params.yaml'}: no such run, make it with "
-                            f"'make report PARAMS=params/{self.name}.yaml'")
+            runs = [file.parent.name for file in self.outputs.glob("*/params.yaml")]
+            raise UserError(f"{self / 'params.yaml'}: no such run{did_you_mean(self.name, runs)}, "
+                            "expected one that 'python -m cddpm_core report' made")
         return resolve(read_yaml(self / "params.yaml"), str(self / "params.yaml"))
 
     def write_params(self, params: Params) -> None:
@@ -73,6 +74,8 @@ class Run:
             found = dict(json.loads((self / name).read_text(encoding="utf-8")))
         except FileNotFoundError:
             return {}
+        except PermissionError as error:
+            raise UserError(f"{self / name}: cannot be read ({error.strerror})") from None
         except (TypeError, ValueError):
             raise UserError(f"{self / name}: malformed JSON, remove it and run again") from None
         check_schema(found, self / name)
@@ -150,11 +153,10 @@ class Run:
 
 
 def _merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(old)
-    for key, value in new.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merge(merged[key], value) if both else value
-    return merged
+    """Return both, where a part of ``new`` adds to that of ``old``; what is deeper is replaced."""
+    return {**old, **{key: {**old[key], **value} if isinstance(value, Mapping)
+                      and isinstance(old.get(key), Mapping) else value
+                      for key, value in new.items()}}
 
 
 def open_run(namespace: Mapping[str, Any], *, write: bool = True) -> tuple[Run, Params]:

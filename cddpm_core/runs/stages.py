@@ -28,7 +28,7 @@ from cddpm_core.runs.modules import read_notebook, short_hash
 from cddpm_core.runs.run import Run
 from cddpm_core.runs.tracking import check_tracker
 
-__all__ = ["EXPERIMENTS", "STAGES", "check_runs", "run_stages", "with_needs"]
+__all__ = ["EXPERIMENTS", "STAGES", "check", "check_runs", "run_stages", "with_needs"]
 
 # Each stage is the notebook of that name, with the stages whose results it reads.
 STAGES = {
@@ -69,7 +69,7 @@ def run_stages(names: Sequence[str], params: Params, *, force: bool = False) -> 
     computed is kept. If another process holds the run's folder, nothing is changed.
     """
     run = Run(params.run)
-    _check(names, params, run)
+    check(names, params)
     with locked(run.folder):
         archived = archive_stale_training(run, params, force=force) if "train" in names else ""
         run.interrupted()
@@ -82,8 +82,8 @@ def run_stages(names: Sequence[str], params: Params, *, force: bool = False) -> 
     return run
 
 
-def _check(names: Sequence[str], params: Params, run: Run) -> None:
-    """Raise `UserError` for what would fail only after hours."""
+def check(names: Sequence[str], params: Params) -> None:
+    """Raise `UserError` for what would fail only after hours in these stages."""
     if "train" in names:
         check_tracker(params)
     # What needs torch is imported where it is needed: this process mostly waits for notebooks.
@@ -104,9 +104,9 @@ def _check(names: Sequence[str], params: Params, run: Run) -> None:
                         "frames")
     if "sampling" in names:
         sampling_variants(params)
-    check_imported(run, params)
+    check_imported(Run(params.run), params)
     if "report" in names:
-        check_runs(params.runs, run)
+        check_runs(params.runs, Run(params.run))
 
 
 def _run_stage(name: str, names: Sequence[str], params: Params, run: Run, force: bool,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 
+from cddpm_core.config.errors import UserError
 from cddpm_core.config.files import atomic
 from cddpm_core.config.schema import Params, keys_affecting
 from cddpm_core.runs.archive import RECORD
 from cddpm_core.runs.run import Run
-from cddpm_core.runs.stages import run_stages, with_needs
+from cddpm_core.runs.stages import check, run_stages, with_needs
 from cddpm_core.training.history import write_history
 
 __all__ = ["run_sweep"]
@@ -20,19 +21,27 @@ def run_sweep(presets: Sequence[Params], seeds: Sequence[int] = ()) -> Run:
 
     A preset with its own seed keeps its run name, another seed adds ``_seed<n>``. A preset that
     differs from an earlier one in sampling alone takes its training. Finished stages are skipped,
-    so a sweep that was stopped can be resumed. Returns the run with the report.
+    so a sweep that was stopped can be resumed. Returns the run with the report. Raises `UserError`
+    before the first training for two runs of one name, and for what would fail hours later.
     """
     runs = [preset.replace(seed=seed, run=preset.run if seed == preset.seed
                            else f"{preset.run}_seed{seed}")
             for preset in presets for seed in (seeds or [preset.seed])]
+    names = [params.run for params in runs]
+    if twice := next((name for name in names if names.count(name) > 1), ""):
+        raise UserError(f"sweep: the run {twice!r} is asked for twice, expected params files of "
+                        "different names, each seed once, and no -p run with several files")
+    # Fidelity takes minutes: for the seeds of one preset, not for many presets.
+    stages = with_needs("analyse" if len(presets) == 1 else "evaluate")
+    for params in runs:
+        check(stages, params)
     for index, params in enumerate(runs):
         print(f"run {index + 1} of {len(runs)}: {params.run}", flush=True)
         for earlier in runs[:index]:
             if _training(earlier) == _training(params):
                 _take_training(Run(earlier.run), Run(params.run))
-        # Fidelity takes minutes: for the seeds of one preset, not for many presets.
-        run_stages(with_needs("analyse" if len(presets) == 1 else "evaluate"), params)
-    first = runs[0].replace(runs=[params.run for params in runs])
+        run_stages(stages, params)
+    first = runs[0].replace(runs=names)
     return run_stages(with_needs("report", first.experiments), first)
 
 
@@ -41,7 +50,7 @@ def _training(params: Params) -> list:
 
 
 def _take_training(source: Run, target: Run) -> None:
-    if (target / "checkpoint.pt").exists():
+    if (target / "checkpoint.pt").exists() or not (source / "checkpoint.pt").exists():
         return
     shutil.copytree(source / "model", target / "model", dirs_exist_ok=True)
     # The accuracies on the way are those of the other preset's sampling.

@@ -105,6 +105,7 @@ def test_content_of_the_pads_colour_needs_help_at_most(pictures):
     ({"padding": 3}, "with padding 3; found"),
     ({"padding": 0, "cell": 64}, "with cell 64, padding 0; found"),
     ({"columns": 7}, "with columns 7; found"),
+    ({"columns": 1000}, "with columns 1000; found"),
 ])
 def test_options_that_do_not_fit_are_refused_with_what_was_found(pictures, options, words):
     with pytest.raises(UserError, match=f"^a.png: cannot be cut into images as a grid {words}"):

@@ -221,6 +221,9 @@ def test_what_was_trained_here_is_not_replaced(trained, tiny, outputs, small, th
     with pytest.raises(UserError, match="has a model that was trained there, take another name"):
         import_model(tmp_path / "ddpm.pth", small.replace(run="mine"))
     import_model(tmp_path / "ddpm.pth", small)  # again is no matter
+    with pytest.raises(UserError, match="is the model of the run '.*' itself, take another name"):
+        import_model(run.folder, small)
+    assert (run / "model/unet/config.json").exists()
     with pytest.raises(UserError, match="not trained here, its model is imported from ddpm.pth; "
                                         "take another run name to train"):
         train_in(run, small, dataset, None)

@@ -147,3 +147,20 @@ def test_the_report_depends_on_other_runs_and_the_bench(run):
     (bench / "bench.json").write_text("{}")
     assert {"other/metrics.json", "bench/bench.json"} <= files(runs=["other", "tiny"]).keys()
     assert "other/metrics.json" not in files()
+
+
+def test_of_two_texts_of_the_author_the_one_in_the_report_counts(run, tmp_path):
+    for folder in (run / "report", tmp_path / "report"):
+        folder.mkdir(parents=True)
+        (folder / "discussion.md").write_text("First.")
+
+    def found():
+        return stage_inputs(ROOT / "notebooks/report.ipynb",
+                            Params(run="tiny", words=str(tmp_path / "report")), run,
+                            {})["files"]["report/discussion.md"]
+
+    before = found()
+    (tmp_path / "report/discussion.md").write_text("Second.")
+    assert found() == before
+    (run / "report/discussion.md").write_text("Third.")
+    assert found() != before

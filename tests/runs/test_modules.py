@@ -99,6 +99,9 @@ def test_a_notebook_is_its_text_without_parameters_and_outputs(tmp_path):
     assert written(outputs=[{"output_type": "stream", "text": "1"}]) == found
     assert written(parameters="seed: int = 3  # other help\nrun = ''") == found
     assert written(text="x = 2").sha256 != found.sha256
+    # The notebook itself reports what is no Python.
+    assert written(parameters="seed: int =\nrun = ''").declared == ()
+    assert written(parameters="a, b = 1, 2\nrun = ''").declared == ("run",)
     for damaged in ("{", "[]", "{}", '{"cells": [{}]}'):
         (tmp_path / "a.ipynb").write_text(damaged)
         with pytest.raises(UserError, match="not a readable notebook"):

@@ -1,5 +1,7 @@
+import errno
 import json
 import os
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
@@ -50,6 +52,9 @@ def test_metrics_are_merged(run):
     assert found["test"] == {"micro": 0.5} and found["run"] == "tiny" and "schema" in found
     assert run.update_metrics({"train": None})["train"] is None
     assert run.update_metrics({"train": {"a": 1}})["train"] == {"a": 1}
+    # What is counted by kinds of the data is not mixed with counts of earlier data.
+    for counts in ({"1": 5, "4": 2}, {"1": 7}):
+        assert run.update_metrics({"data": {"by_size": counts}})["data"]["by_size"] == counts
 
 
 trees = st.recursive(st.integers(), lambda inner: st.dictionaries(st.sampled_from("abc"), inner,
@@ -95,14 +100,19 @@ def test_need_names_the_command_that_makes_it(run):
 
 
 def test_parameters_of_a_run_round_trip(run):
-    with pytest.raises(UserError, match="params.yaml: no such run, make it with"):
+    with pytest.raises(UserError, match="params.yaml: no such run, expected one that"):
         run.params()
     params = Params(title="é", learning_rate=1e-5, blocks=[1], channels=[2], patch_size=1)
     run.write_params(params)
     assert run.params() == params
+    with pytest.raises(UserError, match="no such run .did you mean 'tiny'"):
+        Run("tinny", run.outputs).params()
 
 
-def test_damaged_files_of_a_run_are_one_sentence(run):
+def test_damaged_files_of_a_run_are_one_sentence(run, monkeypatch):
+    def forbidden(path, **options):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
     assert run.read("metrics.json") == {} and run.history() == []
     run.folder.mkdir()
     for content in (b"{", b"\xff\xfe"):
@@ -111,6 +121,10 @@ def test_damaged_files_of_a_run_are_one_sentence(run):
             run.read("metrics.json")
         with pytest.raises(UserError, match="metrics.json: malformed JSON"):
             run.update_metrics({})
+    monkeypatch.setattr(Path, "read_text", forbidden)
+    with pytest.raises(UserError, match="metrics.json: cannot be read .Permission denied"):
+        run.read("metrics.json")
+    monkeypatch.undo()
     (run / "history.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"st')
     assert [line["step"] for line in run.history()] == [1, 2]
 

@@ -15,7 +15,7 @@ from cddpm_core.__main__ import main
 from cddpm_core.config.presets import read_yaml
 from cddpm_core.config.schema import resolve
 from cddpm_core.data.labels import OBJECTS
-from cddpm_core.evaluation.evaluator import build_resnet18
+from cddpm_core.evaluation.evaluator import ResNet18
 from cddpm_core.runs import stages
 from cddpm_core.runs.run import OUTPUTS, Run
 from cddpm_core.runs.stages import STAGES, run_stages
@@ -96,7 +96,7 @@ def test_a_forced_run_keeps_the_earlier_training(smoke_copy, monkeypatch, capsys
 def test_an_official_evaluator_is_named_as_such_beside_the_released_one(smoke, smoke_copy,
                                                                         tmp_path):
     path = tmp_path / "checkpoint.pth"
-    torch.save({"model": build_resnet18().state_dict()}, path)
+    torch.save({"model": ResNet18().state_dict()}, path)
     run_stages(["evaluate"], smoke_copy.params().replace(evaluator=str(path)))
     metrics = smoke_copy.read("metrics.json")
     found = metrics["evaluator"]

@@ -22,6 +22,9 @@ def finished(tmp_path) -> Run:
     (run / "report.pdf").write_bytes(b"%PDF a report")
     (run / "report").mkdir()
     (run / "report/discussion.md").write_text("Mine.")
+    for name in "ab":
+        (run / "report" / name).mkdir()
+        Image.new("RGB", (8, 8)).save(run / f"report/{name}/figure.png")
     return run
 
 
@@ -34,7 +37,8 @@ def test_holds_report_code_and_images_in_order(finished):
         names = file.namelist()
         assert all(name.startswith(f"{folder}/") for name in names)
         inside = [name.removeprefix(f"{folder}/") for name in names]
-        assert {"params.yaml", "report/discussion.md"} <= set(inside)
+        assert {"params.yaml", "report/discussion.md", "report/a/figure.png",
+                "report/b/figure.png"} <= set(inside)
         assert {about.external_attr >> 16 for about in file.infolist()} == {0o100644}
         assert inside[0] == "report.pdf"
         assert inside[1:65] == [f"images/{name}/{i}.png" for name in ("test", "new_test")
@@ -78,7 +82,8 @@ def test_what_the_course_still_misses_is_said(finished, capsys, monkeypatch):
     finished.write_params(Params(run="mine"))
     finished.update_metrics({
         "data": {"kind": "rendered"}, "evaluator": {"kind": "stand-in"},
-        "train": {"finished": False}, "denoise": {"test": {"timesteps": [1, 2]}}})
+        "train": {"finished": False},
+        "denoise": {"test": {**complete["denoise"]["test"], "timesteps": [1, 2]}}})
     (finished / "report/discussion.md").unlink()
     (finished / "report.pdf").unlink()
     (finished / "images/test/3.png").write_bytes(b"")

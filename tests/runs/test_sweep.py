@@ -1,6 +1,7 @@
 import pytest
 from conftest import ROOT
 
+from cddpm_core.config.errors import UserError
 from cddpm_core.config.presets import read_yaml
 from cddpm_core.config.schema import Params, keys_affecting, resolve
 from cddpm_core.runs import sweep
@@ -68,6 +69,27 @@ def test_each_preset_runs_with_each_seed_and_the_first_is_reported(stages, tmp_p
     assert (tmp_path / "b" / RECORD).read_text() == (tmp_path / "a" / RECORD).read_text()
     # Accuracies along the way were of the other sampling.
     assert Run("b").history() == [{"step": 1, "loss": 0.5}]
+
+
+@pytest.mark.parametrize(("presets", "seeds"), [([Params(run="a"), Params(run="a", epochs=9)], []),
+                                                ([Params(run="a")], [0, 1, 1])])
+def test_runs_of_one_name_are_refused(stages, presets, seeds):
+    with pytest.raises(UserError, match="sweep: the run 'a(_seed1)?' is asked for twice"):
+        sweep.run_sweep(presets, seeds)
+    assert stages == []
+
+
+def test_what_would_fail_hours_later_fails_first(stages, tmp_path):
+    presets = [Params(run="a"), Params(run="b", data=str(tmp_path / "absent"))]
+    with pytest.raises(UserError, match="absent"):
+        sweep.run_sweep(presets)
+    assert stages == []
+
+
+def test_of_an_imported_run_there_is_no_training_to_take(stages, tmp_path):
+    (tmp_path / "a/model").mkdir(parents=True)
+    sweep._take_training(Run("a"), Run("b"))
+    assert not (tmp_path / "b").exists()
 
 
 def test_a_training_that_is_there_is_not_overwritten(stages, tmp_path):

@@ -7,7 +7,7 @@ from PIL import Image
 
 from cddpm_core.__main__ import main
 from cddpm_core.config.errors import UserError
-from cddpm_core.evaluation.evaluator import Evaluator, build_resnet18
+from cddpm_core.evaluation.evaluator import Evaluator, ResNet18
 from cddpm_core.runs.archive import archive_stale_training
 from cddpm_core.runs.run import OUTPUTS
 from cddpm_core.runs.tracking import tracked
@@ -17,7 +17,7 @@ from cddpm_core.training.history import append_history
 
 @pytest.fixture(scope="module")
 def evaluator():
-    return Evaluator(build_resnet18(), "stand-in", "0" * 64)
+    return Evaluator(ResNet18(), "stand-in", "0" * 64)
 
 
 def test_tensorboard_has_numbers_and_images_and_a_resumed_training_goes_on(tiny, dataset, run,

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from cddpm_core.config.errors import UserError
 from cddpm_core.config.presets import to_yaml
-from cddpm_core.evaluation.evaluator import Evaluator, build_resnet18
+from cddpm_core.evaluation.evaluator import Evaluator, ResNet18
 from cddpm_core.runs.archive import RECORD
 from cddpm_core.runs.run import OUTPUTS, Run
 from cddpm_core.runs.session import Session
@@ -103,7 +103,7 @@ def test_the_fault_of_a_process_is_that_of_the_training(params, monkeypatch, tmp
 
 def test_the_variant_that_is_kept_is_the_training_stopped_there(tiny, dataset, tmp_path):
     params = tiny.replace(evaluate_every=1, experiment_epochs=1, ema_decay=0.5)
-    evaluator = Evaluator(build_resnet18(), "stand-in", "0" * 64)
+    evaluator = Evaluator(ResNet18(), "stand-in", "0" * 64)
     whole, stopped = Run("whole", outputs=tmp_path), Run("stopped", outputs=tmp_path)
     train(params, dataset, whole.folder, evaluate=periodic_evaluation(
         whole, params, dataset, evaluator))
@@ -123,7 +123,7 @@ def test_the_variant_that_is_kept_is_the_training_stopped_there(tiny, dataset, t
 
 def test_nothing_is_kept_if_none_is_asked_for(tiny, dataset, run):
     params = tiny.replace(evaluate_every=1, experiment_epochs=0)
-    evaluator = Evaluator(build_resnet18(), "stand-in", "0" * 64)
+    evaluator = Evaluator(ResNet18(), "stand-in", "0" * 64)
     train(params, dataset, run.folder, evaluate=periodic_evaluation(
         run, params, dataset, evaluator))
     assert not (run / "timesteps").exists()
