@@ -167,7 +167,8 @@ def verify(run_name: str) -> None:
     faults = verify(run)
     if faults:
         print(*faults, sep="\n")
-        raise UserError(f"{run.folder}: {len(faults)} files are not as manifest.json says")
+        raise UserError(f"{run.folder}: files and inputs that are not as manifest.json says: "
+                        f"{len(faults)}")
     print(f"{os.path.relpath(run.folder)}: every file is as manifest.json says")
 
 

@@ -46,7 +46,9 @@ def bench_command(run_name: str, repeats: int, minutes: float | None, gpu: bool,
     """Measure speed as ratios, with the network of a trained run."""
     minutes = (8.0 if gpu else 3.0) if minutes is None else minutes
     if not 0 <= minutes < 1e6:
-        raise UserError(f"minutes: expected 0 or more, found {minutes}")
+        raise UserError(f"--minutes: expected 0 to below 1,000,000, found {minutes:g}")
+    if parts and not gpu:
+        raise UserError("--part: it is a part of --gpu, expected both, found --part alone")
     if gpu:
         from cddpm_core.bench.gpu import run_gpu_bench
 
@@ -93,7 +95,7 @@ def import_command(checkpoint: str, file: str, changes: Any, **options: str) -> 
 
 @click.command("submission")
 @RUN
-@click.option("--check", is_flag=True, help="Only say what the course's rules still miss.")
+@click.option("--check", is_flag=True, help="Only list what the course asks for and the run lacks.")
 def submission_command(run_name: str, check: bool) -> None:
     """Pack report, code and images of a run into one zip, as the course asks."""
     from cddpm_core.runs.run import Run

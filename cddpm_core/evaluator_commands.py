@@ -85,12 +85,13 @@ def evaluator_train(out: str, release: bool, device: str, **recipe: int) -> None
     if path.suffix != SUFFIX or path.is_dir():
         raise UserError(f"--out: expected a file {'*' + SUFFIX}, found {out}")
     path.parent.mkdir(parents=True, exist_ok=True)
+    made = made_with(params, where)  # before: hours are lost if it fails
     evaluator = train_stand_in(**recipe, device=where)
     command = " ".join(["python -m cddpm_core evaluator train", *(
         f"--{name.removeprefix('num_')} {recipe[name]}"
         for name in ("seed", "num_images", "epochs"))])
     facts = {"command": command, "recipe": recipe, "seconds": round(time.monotonic() - started, 1),
-             "made_with": made_with(params, where)}
+             "made_with": made}
     sha256 = save_stand_in(evaluator, path, facts)
     if release:
         write_json(CARD, {**facts, "heldout": evaluator.heldout, "sha256": sha256})

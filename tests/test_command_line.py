@@ -15,7 +15,7 @@ from cddpm_core.__main__ import main
 from cddpm_core.config.files import project_root
 from cddpm_core.config.presets import to_yaml
 from cddpm_core.config.schema import Params
-from cddpm_core.evaluation.evaluator import build_resnet18
+from cddpm_core.evaluation.evaluator import ResNet18
 from cddpm_core.runs import stages, sweep
 from cddpm_core.runs import train as training
 from cddpm_core.runs.run import OUTPUTS, Run
@@ -143,7 +143,7 @@ def test_bad_evaluator_is_refused(capsys, tmp_path, outputs):
     assert "expected the lab's evaluator checkpoint" in refused(capsys, *command)
     torch.save({"weights": {}}, path)
     assert "without weights 'conv1.weight'" in refused(capsys, *command)
-    state = build_resnet18().state_dict()
+    state = ResNet18().state_dict()
     state["fc.0.weight"] = torch.zeros(10, 512)
     torch.save({"model": state}, path)
     assert "'fc.0.weight' of shape (10, 512) for (24, 512)" in refused(capsys, *command)
@@ -303,7 +303,9 @@ def test_bench_prints_each_ratio_and_where_they_are(capsys, outputs, monkeypatch
     printed = capsys.readouterr().out
     assert "training_vs_plain_loop: 2.2x (2.0 to 3.0); this against that" in printed
     assert "bench.json" in printed
-    assert "minutes: expected 0 or more, found nan" in refused(capsys, "bench", "--minutes", "nan")
+    assert "--minutes: expected 0 to below 1,000,000, found nan" in refused(
+        capsys, "bench", "--minutes", "nan")
+    assert "--part: it is a part of --gpu" in refused(capsys, "bench", "--part", "seed")
 
 
 def test_reference_is_checked_before_any_work(capsys, outputs):

@@ -45,12 +45,14 @@ def run_gpu_bench(parts: Sequence[str] = (), minutes: float = 8.0, *, seconds: f
 
     It ends after about so many ``minutes``: full.yaml, the last part, trains as long as is left.
     With ``changes`` of the parameters and fewer ``seconds`` it also ends soon on a CPU. A result of
-    a part that is not measured is kept.
+    a part that is not measured is kept if card and torch are the same.
     """
     ends = time.monotonic() + 60 * minutes
     out, changes = Run("bench"), changes or {}
     device = device_of(Params(**{k: v for k, v in changes.items() if k == "device"}))
-    results = out.read("gpu.json") | _machine(device)
+    kept, machine = out.read("gpu.json"), _machine(device)
+    same = all(kept.get(key) == machine[key] for key in ("card", "torch"))
+    results = (kept if same else {}) | machine
     for name in parts or GPU_PARTS:
         results[name] = GPU_PARTS[name](changes, seconds, ends)
         write_json(out / "gpu.json", results)
@@ -92,7 +94,7 @@ def _tests(changes: dict[str, Any], seconds: float, ends: float) -> dict[str, An
         [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider",
          "tests/test_gpu.py", "tests/training/test_memory.py"],
         cwd=project_root(), capture_output=True, text=True)
-    return {"exit_code": done.returncode, "printed": done.stdout[-6000:]}
+    return {"exit_code": done.returncode, "printed": (done.stdout + done.stderr)[-6000:]}
 
 
 def _params(name: str, changes: dict[str, Any]) -> Params:
@@ -120,6 +122,8 @@ def _seed(changes: dict[str, Any], seconds: float, ends: float) -> dict[str, Any
 def _trained_at(trainer: Trainer, seconds: float) -> dict[str, Any]:
     """Return the speed of a training, and how long all of it takes at that speed."""
     params = trainer.params
+    if trainer.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     rate = params.batch_size * _rate(trainer.update, trainer.device, seconds)
     flops, images = operations(trainer.unet), trainer.total_steps * params.batch_size
     return {"images_per_second": rate, "flops_per_second": rate * flops,
@@ -135,8 +139,6 @@ def _full(changes: dict[str, Any], seconds: float, ends: float) -> dict[str, Any
     params = _params("full", changes)
     cache = Run(params.run).cache
     source, dataset = _source(params), load_dataset(params, cache)
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
     trainer = Trainer(params, dataset)
     trainer.unet.train()
     found = {"what": "full.yaml", "speed": _trained_at(trainer, seconds)}

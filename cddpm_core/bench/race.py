@@ -137,7 +137,7 @@ def _dataset(params: Params, folder: str, single: bool) -> IclevrDataset:
     if single:
         labels = read_train(Path(folder) / "train.json").values()
         hidden |= {frozenset(names) for names in labels if len(names) > 1}
-    return IclevrDataset(folder, params.image_size, leave_out=hidden)
+    return IclevrDataset(folder, params.image_size, leave_out=hidden, missing=params.missing)
 
 
 def train_for(trainer: Trainer, seconds: float, looks: Iterable[float] = (),

@@ -73,6 +73,7 @@ def run_bench(run: Run, out: Run, *, repeats: int = 3, scenes: int = 200, steps:
     """
     params = run.params()
     device = device_of(params)
+    made = made_with(params, device)  # before: an hour is lost if it fails
     pipeline = load_pipeline(run / "model", device)  # first: it fails early if it is missing
     evaluator, source = get_evaluator(params), data_source(params, run.cache)
     folder, outputs = str(source.folder), str(run.outputs)
@@ -124,7 +125,7 @@ def run_bench(run: Run, out: Run, *, repeats: int = 3, scenes: int = 200, steps:
                 torch.as_tensor(batch["values"][0]), evaluator),
                 "seed_loop": _micro(ancestral, evaluator)}},
         "run": run.name, "data": source.kind,
-        "repeats": repeats, "made_with": made_with(params, device)}
+        "repeats": repeats, "made_with": made}
     write_json(out / "bench.json", results)
     if factors:
         results["scale"] = run_scale(run, factors=factors)

@@ -54,7 +54,8 @@ def render(scenes: int, workers: int) -> tuple[float, None]:
 def _trainer(name: str, outputs: str, folder: str) -> Trainer:
     # More epochs: the turns may take more steps than the run, and its learning rate ends at 0.
     params = Run(name, outputs=Path(outputs)).params().replace(epochs=1_000_000)
-    return Trainer(params, IclevrDataset(folder, params.image_size, params.in_memory))
+    return Trainer(params, IclevrDataset(folder, params.image_size, params.in_memory,
+                                         missing=params.missing))
 
 
 def train(name: str, outputs: str, folder: str, steps: int) -> tuple[float, Any]:
@@ -83,7 +84,7 @@ def plain_loop(params: Params, folder: str | Path) -> tuple[torch.nn.Module, Cal
     on whole images in [-1, 1].
     """
     params = params.replace(standardise=False, trim_rows=False, data_scale=1.0)
-    dataset = IclevrDataset(folder, params.image_size, in_memory=False)
+    dataset = IclevrDataset(folder, params.image_size, in_memory=False, missing=params.missing)
     network = make_pipeline(params, dataset).unet.to(device_of(params)).train()
     batches = _forever(DataLoader(dataset, params.batch_size, shuffle=True,
                                   drop_last=len(dataset) >= params.batch_size))

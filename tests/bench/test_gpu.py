@@ -64,3 +64,14 @@ def test_the_tests_of_gpus_are_a_part(tmp_path, monkeypatch):
     found = json.loads(gpu.run_gpu_bench(["tests"], changes=TINY).read_text())["tests"]
     assert found["exit_code"] == 0
     assert ("passed" if torch.cuda.is_available() else "skipped") in found["printed"]
+
+
+def test_what_another_card_measured_is_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv(OUTPUTS, str(tmp_path))
+    monkeypatch.setitem(gpu.GPU_PARTS, "tests", lambda *given: {"printed": "1 passed"})
+    (tmp_path / "bench").mkdir()
+    for card, kept in (("CPU", True), ("H100", False)):
+        (tmp_path / "bench/gpu.json").write_text(json.dumps(
+            {"card": card, "torch": torch.__version__, "seed": {"ratio": 2}}))
+        found = json.loads(gpu.run_gpu_bench(["tests"], changes=TINY).read_text())
+        assert ("seed" in found) == kept and found["card"] == "CPU"

@@ -115,7 +115,7 @@ def test_ratios_are_of_neighbouring_turns():
 
 
 def test_a_run_that_does_not_exist_is_one_sentence(tmp_path):
-    with pytest.raises(UserError, match="no such run, make it with 'make report"):
+    with pytest.raises(UserError, match="no such run, expected one that"):
         run_bench(Run("nothing", outputs=tmp_path), Run("bench", outputs=tmp_path))
 
 
