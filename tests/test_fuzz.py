@@ -42,7 +42,7 @@ from cddpm_core.data.labels import (
     read_objects,
     read_train,
 )
-from cddpm_core.evaluation.evaluator import build_resnet18, load_official
+from cddpm_core.evaluation.evaluator import ResNet18, load_official
 from cddpm_core.evaluation.given_images import read_images
 from cddpm_core.evaluation.stand_in import WEIGHTS, load_stand_in
 from cddpm_core.evaluation.weights import find_weights, read_weights
@@ -397,7 +397,7 @@ def test_a_pickle_bomb_does_not_go_off(tmp_path, trainer, pack):
 
 @pytest.fixture(scope="module")
 def official() -> dict:
-    return {"model": build_resnet18().state_dict()}
+    return {"model": ResNet18().state_dict()}
 
 
 @given(st.data())

@@ -12,7 +12,7 @@ from PIL import Image
 
 from cddpm_core.__main__ import main
 from cddpm_core.config.score_params import SCORE_FIELDS
-from cddpm_core.evaluation.evaluator import build_resnet18
+from cddpm_core.evaluation.evaluator import ResNet18
 from cddpm_core.evaluation.images import grid_image
 from cddpm_core.evaluator_commands import score_command
 from cddpm_core.runs.run import OUTPUTS
@@ -71,7 +71,7 @@ def test_several_files_of_a_shell_are_taken_in_the_order_of_their_numbers(capsys
 
 def test_the_official_evaluator_and_the_stand_in_stand_side_by_side(capsys, tmp_path, sampled):
     torch.manual_seed(0)
-    torch.save({"model": build_resnet18().state_dict()}, tmp_path / "checkpoint.pth")
+    torch.save({"model": ResNet18().state_dict()}, tmp_path / "checkpoint.pth")
     printed = done(capsys, save(sampled, tmp_path / "grid.png"), "--evaluator", "checkpoint.pth",
                    "--out", "here")
     assert "scored by: official evaluator (weights of an unknown hash)" in printed

@@ -28,12 +28,6 @@ class DataSource:
     heldout: Path | None
     sha256: str
 
-    def describe(self) -> str:
-        """Return a phrase for captions."""
-        return {"real": "real i-CLEVR images", "rendered": "rendered scenes",
-                "cycles": "scenes rendered by Cycles"}[self.kind]
-
-
 def data_source(params: Params, cache: Path) -> DataSource:
     """Return the user's data folder, or scenes, rendered into ``cache`` if absent.
 

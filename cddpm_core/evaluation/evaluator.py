@@ -20,19 +20,14 @@ from cddpm_core.config.files import sha256_of
 from cddpm_core.data.labels import OBJECTS
 from cddpm_core.evaluation.weights import find_weights, read_weights
 
-__all__ = ["MAX_BYTES", "OFFICIAL_SHA256", "Evaluator", "build_resnet18", "load_official"]
+__all__ = ["MAX_BYTES", "OFFICIAL_SHA256", "Evaluator", "ResNet18", "load_official"]
 
 OFFICIAL_SHA256 = "38a27369dac0ad64302bec2ee8d98bd6f27de17f4bde60ebcd2e3ff7981e9d63"
 MAX_BYTES = 500_000_000  # ten times the size of the official checkpoint
 
 
-def build_resnet18() -> ResNet18:
-    """Return an untrained ResNet-18 with 24 sigmoid outputs, as the lab's evaluator has."""
-    return ResNet18()
-
-
 class ResNet18(ResNet):
-    """The lab's network; its weights have the names that they have in the lab's checkpoint."""
+    """The lab's network, with 24 sigmoid outputs; its weights have the names of the checkpoint."""
 
     def __init__(self) -> None:
         super().__init__(BasicBlock, [2, 2, 2, 2])
@@ -109,7 +104,7 @@ def load_official(path: str | Path, device: str | torch.device = "cpu") -> Evalu
     """
     expected = "expected the lab's evaluator checkpoint with ResNet-18 weights under 'model'"
     content = read_weights(path, expected, MAX_BYTES)
-    model = build_resnet18()
+    model = ResNet18()
     found = find_weights(content, model.state_dict())
     if found.problem:
         raise UserError(f"{path}: found {found.problem}, {expected}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -220,12 +222,8 @@ def _command(facts: Facts) -> str:
         return f"make report PARAMS={file}"
     named = "" if own_name else f" --run {name}"
     return f"python -m cddpm_core report --params {file}{named}" + "".join(
-        f" -p {key} {_argument(value)}" for key, value in changed.items())
-
-
-def _argument(value: object) -> str:
-    text = str(value)
-    return f"'{text}'" if not text or set(text) & set(" []'\"$&*;") else text
+        f" -p {key} {shlex.quote(value if isinstance(value, str) else json.dumps(value))}"
+        for key, value in changed.items())
 
 
 def _sweep_command(group: Group) -> str:

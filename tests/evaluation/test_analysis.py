@@ -5,7 +5,7 @@ import torch
 
 from cddpm_core.evaluation import analysis
 from cddpm_core.evaluation.analysis import nearest, quartile_errors, reconstruct
-from cddpm_core.evaluation.evaluator import Evaluator, build_resnet18
+from cddpm_core.evaluation.evaluator import Evaluator, ResNet18
 from cddpm_core.evaluation.score import score
 from cddpm_core.sampling.pipeline import make_pipeline
 
@@ -57,7 +57,7 @@ def test_a_network_that_predicts_the_truth_has_no_error(tiny, dataset, monkeypat
 
 
 def test_reconstructions_begin_with_the_accuracy_of_the_images(tiny_pipeline, images):
-    evaluator = Evaluator(build_resnet18(), "stand-in", "0" * 64)
+    evaluator = Evaluator(ResNet18(), "stand-in", "0" * 64)
     conditions = [["red cube"], ["blue sphere", "gray cube"], ["cyan cylinder"]]
     found = reconstruct(tiny_pipeline, evaluator, images[:3], conditions,
                         strengths=[0.2, 0.6, 0.75, 1.0], sampler="dpm_solver++",

@@ -14,7 +14,7 @@ from cddpm_core.evaluation.evaluate import (
     sample_and_score,
     second_verdict,
 )
-from cddpm_core.evaluation.evaluator import OFFICIAL_SHA256, Evaluator, build_resnet18
+from cddpm_core.evaluation.evaluator import OFFICIAL_SHA256, Evaluator, ResNet18
 from cddpm_core.evaluation.score import score, score_facts
 from cddpm_core.evaluation.stand_in import WEIGHTS, released, save_stand_in
 from cddpm_core.sampling.pipeline import make_pipeline
@@ -24,7 +24,7 @@ from cddpm_core.sampling.pipeline import make_pipeline
 def evaluator() -> Evaluator:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return Evaluator(build_resnet18(), "official", "0" * 64)
+        return Evaluator(ResNet18(), "official", "0" * 64)
 
 
 @pytest.fixture

@@ -9,19 +9,19 @@ import torch
 
 from cddpm_core.config.errors import UserError
 from cddpm_core.evaluation import evaluator as module
-from cddpm_core.evaluation.evaluator import Evaluator, build_resnet18, load_official
+from cddpm_core.evaluation.evaluator import Evaluator, ResNet18, load_official
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("official") / "checkpoint.pth"
-    torch.save({"model": build_resnet18().state_dict(), "epoch": 3}, path)
+    torch.save({"model": ResNet18().state_dict(), "epoch": 3}, path)
     return path
 
 
 def test_network_is_the_labs(images: torch.Tensor) -> None:
-    model = build_resnet18().eval()
+    model = ResNet18().eval()
     assert [type(layer).__name__ for layer in model.fc] == ["Linear", "Sigmoid"]
     assert model.fc[0].weight.shape == (24, 512)
     evaluator = Evaluator(model, "stand-in", "")
@@ -50,11 +50,11 @@ class Foreign:
 
 
 def _shrunk() -> dict[str, torch.Tensor]:
-    return {**build_resnet18().state_dict(), "fc.0.weight": torch.zeros(10, 512)}
+    return {**ResNet18().state_dict(), "fc.0.weight": torch.zeros(10, 512)}
 
 
 def _without_bias() -> dict[str, torch.Tensor]:
-    state = build_resnet18().state_dict()
+    state = ResNet18().state_dict()
     del state["fc.0.bias"]
     return state
 
@@ -71,7 +71,7 @@ def _without_bias() -> dict[str, torch.Tensor]:
         ({"model": [1]}, "found keys ['model'] without weights 'conv1.weight'"),
         ({"model": _shrunk()}, "found 'fc.0.weight' of shape (10, 512) for (24, 512)"),
         ({"model": _without_bias()}, "found no weights 'fc.0.bias'"),
-        ({"model": {**build_resnet18().state_dict(), "x": torch.zeros(1)}}, "weights 'x'"),
+        ({"model": {**ResNet18().state_dict(), "x": torch.zeros(1)}}, "weights 'x'"),
     ],
 )
 def test_a_wrong_checkpoint_is_one_sentence(tmp_path: Path, content, found: str) -> None:
@@ -95,11 +95,11 @@ def test_a_folder_is_no_checkpoint(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shape", [(3, 64, 64), (2, 3, 32, 32), (2, 1, 64, 64)])
 def test_images_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(UserError, match=r"expected images of shape \(B, 3, 64, 64\)"):
-        Evaluator(build_resnet18(), "stand-in", "")(torch.zeros(shape))
+        Evaluator(ResNet18(), "stand-in", "")(torch.zeros(shape))
 
 
 def test_batches_do_not_matter(images: torch.Tensor) -> None:
-    evaluator = Evaluator(build_resnet18(), "stand-in", "")
+    evaluator = Evaluator(ResNet18(), "stand-in", "")
     many = images.repeat(60, 1, 1, 1)
     torch.testing.assert_close(evaluator(many)[-5:], evaluator(images), atol=1e-5, rtol=1e-4)
     assert evaluator(images[:0]).shape == (0, 24)

@@ -10,7 +10,7 @@ from PIL import Image
 from cddpm_core import score_images
 from cddpm_core.config.errors import UserError
 from cddpm_core.data.labels import condition_file, read_conditions
-from cddpm_core.evaluation.evaluator import Evaluator, build_resnet18
+from cddpm_core.evaluation.evaluator import Evaluator, ResNet18
 from cddpm_core.evaluation.given_images import GivenImages
 from cddpm_core.evaluation.given_score import given_conditions, score_given
 from cddpm_core.evaluation.score import score
@@ -115,7 +115,7 @@ def test_another_order_is_noticed_and_named(sampled, evaluator):
 
 def test_another_evaluator_comes_with_the_verdict_of_the_stand_in(sampled, evaluator):
     torch.manual_seed(0)
-    other = Evaluator(build_resnet18(), "official", "0" * 64, known=False)
+    other = Evaluator(ResNet18(), "official", "0" * 64, known=False)
     found = score_given(given(sampled), "test", other)
     alone = score_given(given(sampled), "test", evaluator)
     assert found["evaluator"]["kind"] == "official"

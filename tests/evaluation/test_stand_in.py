@@ -18,7 +18,7 @@ from cddpm_core.config.errors import UserError
 from cddpm_core.data.images import to_float
 from cddpm_core.data.labels import OBJECTS
 from cddpm_core.evaluation import stand_in as module
-from cddpm_core.evaluation.evaluator import Evaluator, build_resnet18
+from cddpm_core.evaluation.evaluator import Evaluator, ResNet18
 from cddpm_core.evaluation.score import evaluator_facts, score
 from cddpm_core.evaluation.stand_in import (
     CARD,
@@ -179,7 +179,7 @@ def test_the_official_evaluator_may_be_a_safetensors_file(private: Path) -> None
     assert load_evaluator(private).kind == "stand-in"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        state = build_resnet18().state_dict()
+        state = ResNet18().state_dict()
     save_file({f"model.{name}": weight.half() if weight.is_floating_point() else weight
                for name, weight in state.items()}, private)
     assert load_evaluator(private).kind == "official"

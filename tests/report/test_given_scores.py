@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cddpm_core.evaluation.evaluator import Evaluator, build_resnet18
+from cddpm_core.evaluation.evaluator import Evaluator, ResNet18
 from cddpm_core.evaluation.given_images import GivenImages
 from cddpm_core.evaluation.given_score import score_given
 from cddpm_core.report.given_scores import (
@@ -33,7 +33,7 @@ def result(given):
 @pytest.fixture(scope="module")
 def two(given):
     torch.manual_seed(0)
-    return score_given(given, "test", Evaluator(build_resnet18(), "official", "0" * 64,
+    return score_given(given, "test", Evaluator(ResNet18(), "official", "0" * 64,
                                                 known=False))
 
 
