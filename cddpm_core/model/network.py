@@ -38,8 +38,8 @@ class ClassConditionedUnet(ModelMixin, ConfigMixin):
     Args:
         x_shape: shape (3, H, W) of x_t; ``top`` is the row of the whole image that it starts at.
         max_objects: tokens of a condition with ``object_tokens``; a null token fills the rest. The
-            `UViT`'s transformer has them in its sequence (joint attention, Esser et al. 2024),
-            which keeps a colour and its shape together.
+            `UViT`'s transformer has them in its sequence (joint attention, Esser et al. 2024), so
+            that each cell of the image can attend to single objects.
         layout: condition the network on the position of each object: an embedding of the
             object is added there, as further channels of the input.
         refine_channels: of a `Refinement` of the predicted x_0; 0 for none.

@@ -23,10 +23,9 @@ __all__ = ["confusion_figure", "nearest_figure", "pairs_figure", "quartile_figur
 
 @captioned(
     "analyse_quartiles",
-    "Bars of the squared error of the predicted image, with and without the label, and of "
-    "the predicted noise, in four quarters of the timesteps",
-    "Error in each quarter of the timesteps, in the values the network sees. Where the label "
-    "lowers the error of $x_0$, it decides the content.")
+    "Bars of the squared error of the predicted image and of the predicted noise, in four "
+    "quarters of the timesteps",
+    "Error in each quarter of the timesteps, in the values the network sees.")
 @styled
 def quartile_figure(quartiles: Sequence[Mapping[str, Any]]) -> Figure:
     """Return the errors of `analysis.quartile_errors` as bars, a group for each quarter."""
@@ -54,7 +53,7 @@ def quartile_figure(quartiles: Sequence[Mapping[str, Any]]) -> Figure:
     "analyse_restored",
     "Accuracy of images that were noised up to a timestep and denoised from there",
     "Accuracy of images that were noised up to a timestep and denoised from there with their "
-    "labels: what is lost between two points is lost in the steps between them.", "70%")
+    "labels; each point is a new sampling.", "70%")
 @styled
 def restored_figure(points: Sequence[Mapping[str, Any]]) -> Figure:
     """Return the accuracies of `analysis.reconstruct` against the timestep they started from."""
@@ -116,9 +115,9 @@ def nearest_figure(generated: torch.Tensor, nearest: torch.Tensor,
 
 @captioned(
     "analyse_pairs",
-    "Eight generated images above the images whose labels and positions they were sampled for",
-    "Generated images, and below them those whose labels and positions they were sampled for. "
-    "Light and rotations are the model's own.")
+    "Eight generated images above the images whose labels they were sampled for",
+    "Generated images above, and below them the images whose labels, and positions if the network "
+    "is given any, they were sampled for. The model chooses light and rotations.")
 @styled
 def pairs_figure(generated: torch.Tensor, originals: torch.Tensor) -> Figure:
     """Return generated images above others, both (N, 3, H, W) in [-1, 1]."""

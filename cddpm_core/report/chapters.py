@@ -232,7 +232,7 @@ def appendix(facts: Facts) -> Section:
     """Return where the run comes from, and its parameters."""
     p = facts.params
     keys = [key for key, value in p.to_dict().items()
-            if p.all_parameters or value != FIELDS[key].default]
+            if p.all_parameters or (key != "run" and value != FIELDS[key].default)]
     caption = say("All parameters of the run." if p.all_parameters else
                   "The parameters that differ from their defaults; all others are those of the "
                   "package.")

@@ -53,7 +53,8 @@ def label_statistics(conditions: Sequence[Sequence[str]]) -> Figure:
 @captioned(
     "data_reference",
     "Real frames above, the same scenes rendered in the middle, their difference below",
-    "Real frames, the same scenes rendered again, and the difference, enlarged.")
+    "Real frames, the same scenes rendered by Cycles (if there is such a row) and by this package, "
+    "and the difference to the latter, enlarged.")
 @styled
 def comparison_figure(frames: Sequence[Comparison], by_cycles: Sequence[np.ndarray] = (),
                       gain: int = 8) -> Figure:

@@ -73,9 +73,8 @@ def show_row(axes: Sequence[Any], name: str, images: Iterable[torch.Tensor | np.
 
 @captioned(
     "data_examples",
-    "Training images of several scenes, three frames each with one, two and three objects",
-    "Training images as the network sees them: three frames per scene, each adding an "
-    "object.")
+    "Training images of several scenes, with one to three objects",
+    "Training images, resized to squares. Each frame of a scene adds an object.")
 @captioned(
     "forward",
     "One training image at eight timesteps, from clean to pure noise",

@@ -10,7 +10,7 @@ from typing import Any
 
 from cddpm_core.data.labels import CONDITION_FILES
 from cddpm_core.evaluation.score import confusion
-from cddpm_core.report.compare import Group, paired
+from cddpm_core.report.compare import USUAL_GAP, Group, paired
 from cddpm_core.report.facts import Facts, if_present
 from cddpm_core.report.language import say
 from cddpm_core.report.markdown import (
@@ -42,7 +42,7 @@ def summary_text(facts: Facts) -> str:
     return prose(
         say("In this run the fraction of objects found (micro accuracy) is {found} "
             "(@tbl:accuracy).", found=listed(found)),
-        say("All numbers, figures and results come from one run, {run}: {origin}.",
+        say("Unless stated otherwise, numbers and figures are those of the run {run}: {origin}.",
             run=code(facts.run.name), origin=f"{facts.origin()}{facts.layout_note()}"))
 
 
@@ -61,10 +61,10 @@ def training_text(facts: Facts) -> str:
         "" if train["finished"] else
         say("**The training is not finished.** It was stopped early, and all results below are "
             "those of an unfinished model."),
-        say("Training took {steps} steps on {images} images in {time}, or {speed} images per "
-            "second on {device}.", steps=count(train["steps"]), images=count(train["images"]),
-            time=duration(train["seconds"]), speed=count(train["images_per_second"]),
-            device=train["device"]),
+        say("Training took {steps} steps, {images} images counting repetitions, in {time}: {speed} "
+            "images per second on {device}.", steps=count(train["steps"]),
+            images=count(train["images"]), time=duration(train["seconds"]),
+            speed=count(train["images_per_second"]), device=train["device"]),
         say("The final loss was {loss}.", loss=f"{train['loss']:.4f}"))
 
 
@@ -100,29 +100,33 @@ def verdict_text(facts: Facts) -> str:
     more = [sum(entry["hits"]) - hits for name in CONDITION_FILES for entry, hits in
             zip(facts.scores[name]["conditions"], second[name]["image_hits"], strict=True)]
     mean, half = paired(more, sum(second[name]["objects"] for name in CONDITION_FILES))
+    usual = abs(mean) <= max(half, USUAL_GAP)
     first = say("official evaluator" if facts.metrics["evaluator"]["kind"] == "official"
                 else "private stand-in")
     return prose(
-        say("The verdicts of the {first} and of the released stand-in differ by {difference} over "
-            "both files, which is within chance." if abs(mean) <= half else
-            "**The verdicts of the {first} and of the released stand-in differ by {difference} "
-            "over both files, more than chance allows.**", first=first,
-            difference=with_interval(mean, half, signed=True)),
+        say("The {first} finds {difference} of all objects compared with the released stand-in, "
+            "which is usual for images that were made without either evaluator." if usual else
+            "**The {first} finds {difference} of all objects compared with the released stand-in, "
+            "more than is usual for images that were made without either evaluator.**",
+            first=first, difference=with_interval(mean, half, signed=True)),
         say("The {first} guided the sampling, and the released stand-in took no part in it.",
             first=first) if facts.params.evaluator_guidance else
-        say("So it is with images that were trained against the evaluator that scores them.")
-        if mean > half else "")
+        say("So it is with models that were trained against the evaluator that scores them.")
+        if mean > 0 and not usual else "")
 
 
 @if_present("denoise")
 def denoise_text(facts: Facts) -> str:
     """Return what the denoising figures show."""
-    shown = listed([say("{labels} (row {row} of {file})", labels=", ".join(about["labels"]),
-                        row=about["row"], file=code(name + ".json"))
+    shown = listed([say("{labels} (row {row}, counted from 0, of {file})",
+                        labels=", ".join(about["labels"]), row=about["row"],
+                        file=code(name + ".json"))
                     for name, about in facts.metrics["denoise"].items()])
     return prose(
         say(r"The figures show the denoising of {shown}: the state $x_t$ of the sampler and the "
             r"image $\hat x_0$ that the network predicts from it.", shown=shown),
+        say("They take more steps than the images above, and so end in slightly different images.")
+        if facts.params.num_inference_steps < facts.params.denoise_steps else "",
         say("*Normalised* are the values that the network sees, rescaled to [0, 1] image by "
             "image."),
         say("*Denormalised* are the same values as pixels, clipped to their range."))
@@ -144,11 +148,14 @@ def experiment_text(facts: Facts) -> str:
             file=code(name + ".json"), gain=decimals(abs(gain)),
             hits=round(abs(gain) * objects), objects=objects))
     return prose(
-        say("Training with T = {second} instead of {first}, all else equal: {changes} "
-            "(@tbl:timesteps).", second=second["num_train_timesteps"],
-            first=first["num_train_timesteps"], changes=listed(changes)),
+        "" if first.get("finished", True) and second.get("finished", True) else
+        say("**One of the trainings is not finished.**"),
+        say("Training with T = {second} instead of {first}: {changes} (@tbl:timesteps).",
+            second=second["num_train_timesteps"], first=first["num_train_timesteps"],
+            changes=listed(changes)),
         say("Both variants are compared after {compared} of the {epochs} epochs of the same "
-            "training.", compared=first["epochs"], epochs=facts.params.epochs),
+            "training.", compared=first["epochs"], epochs=facts.params.epochs)
+        if first["epochs"] < facts.params.epochs else "",
         say("Each is a single training with one seed, so differences of a few objects are within "
             "chance."))
 
@@ -233,11 +240,11 @@ def _weakest(tallies: Mapping[str, Mapping[str, int]]) -> str:
 
 def published_text(facts: Facts) -> str:
     """Return whether this run's scores are comparable with the published ones."""
-    data = facts.metrics.get("data", {}).get("kind")
-    kind = facts.metrics.get("evaluator", {}).get("kind")
-    if (data, kind) == ("real", "official"):
+    data, evaluator = (facts.metrics.get(part, {}) for part in ("data", "evaluator"))
+    if (data.get("kind") == "real" and evaluator.get("kind") == "official"
+            and evaluator.get("known", True) and not facts.params.evaluator_guidance):
         return say("This run also used the real data and the official evaluator, so its scores are "
                    "comparable with published scores of the same metric.") + "\n"
-    return say("The published scores are for real data and the official evaluator. This run used "
-               "other data or another evaluator ({origin}), so its scores cannot be compared with "
-               "them and are listed in separate tables.", origin=facts.origin()) + "\n"
+    return say("The published scores are for real data and the official evaluator. Those of this "
+               "run ({origin}) cannot be compared with them and are listed in separate tables.",
+               origin=facts.origin()) + "\n"

@@ -40,10 +40,9 @@ def task_text() -> str:
 def encoding_text() -> str:
     """Return how images and labels become tensors."""
     return say(
-        "The images are squashed to squares of `image_size` pixels without keeping their aspect "
-        "ratio, as in the course, and scaled to [−1, 1]. A condition becomes a multi-hot vector "
-        r"$y$ of 24 entries with the index $8 \cdot \text{shape} + \text{colour}$, which also "
-        "keeps the order of the names.")
+        "The images are resized to squares without keeping their aspect ratio, as in the course, "
+        "and scaled to [−1, 1]. A condition becomes a multi-hot vector $y$ of 24 entries with the "
+        r"index $8 \cdot \text{shape} + \text{colour}$; the order of its names is kept as well.")
 
 
 def forward_text() -> str:

@@ -15,7 +15,7 @@ from cddpm_core.data.images import to_float
 from cddpm_core.data.labels import COLOURS, SHAPES
 from cddpm_core.evaluation.given_images import GivenImages
 from cddpm_core.evaluation.score import missed_pairs
-from cddpm_core.report.compare import paired
+from cddpm_core.report.compare import USUAL_GAP, paired
 from cddpm_core.report.facts import evaluator_phrase
 from cddpm_core.report.figures import labelled_grid
 from cddpm_core.report.markdown import code, decimals, escape, prose, table, with_interval
@@ -25,9 +25,6 @@ __all__ = ["score_figure", "score_folder", "score_lines", "score_text", "verdict
            "write_score"]
 
 MAX_SHOWN = 320  # images of a picture
-# By how much the stand-in and the official evaluator differ on most grids of 32 images that know
-# neither of them; see `evaluator agreement`.
-USUAL_GAP = 0.08
 PARTS = (("per_colour", "colour"), ("per_shape", "shape"), ("per_count", "number of objects"))
 
 
@@ -87,9 +84,9 @@ def verdict_sentence(result: Mapping[str, Any]) -> str:
     first = _short(result["evaluator"])
     differ = f"The {first} finds {with_interval(mean, half, signed=True)} of the objects"
     if abs(mean) <= max(half, USUAL_GAP):
-        return (f"{differ} compared with the released stand-in, no more than it does for images "
-                "that know neither of them.")
-    return f"{differ} compared with the released stand-in, more than chance allows: " + (
+        return (f"{differ} compared with the released stand-in, which is usual for images that "
+                "were made without either evaluator.")
+    return f"{differ} compared with the released stand-in, more than is usual: " + (
         f"usually the images were guided by the {first}, or their model was trained against it."
         if mean > 0 else "usually the images look otherwise than those it was trained on, in "
         "tone, sharpness or size, or the stand-in took part in making them.")

@@ -119,9 +119,9 @@ def objective_text(params: Params) -> str:
         rf"$$\mathcal{{L}} = \mathbb{{E}}_{{x_0, y, t, \epsilon}} \left[ "
         rf"{weight}\left( f_\theta(x_t, t, y) - {formula} \right)^2 "
         r"\right] .$$") + "\n" + prose(
-        say("To the error of the pixels is added {weight} times that of the differences between "
-            "neighbouring pixels, along both axes. The best prediction, the mean of what is "
-            "wanted, stays the same, and edges are learned sooner.",
+        say("The error of the differences between neighbouring pixels, along both axes, is added "
+            "with weight {weight}. The best prediction, the conditional mean of the target, stays "
+            "the same, and edges are learned sooner.",
             weight=f"{params.gradient_weight:g}") if params.gradient_weight else "",
         say("The label $y$ is a multi-hot vector."),
         say("With probability {drop} it is replaced by zeros, so the network also learns the "
@@ -204,9 +204,10 @@ def evaluator_text(facts: Facts) -> str:
     if evaluator["kind"] == "official":
         return prose(
             say("The images are scored by the **official evaluator** of the course, a ResNet-18 "
-                "[@he2016] with 24 sigmoid outputs."),
-            "" if evaluator.get("known", True) else
-            say("Its SHA-256 is not the published one, so its origin is unknown."),
+                "[@he2016] with 24 sigmoid outputs." if evaluator.get("known", True) else
+                "The images are scored by a checkpoint with the architecture of the official "
+                "evaluator, a ResNet-18 [@he2016] with 24 sigmoid outputs. Its SHA-256 is not the "
+                "published one, so its origin is unknown."),
             also if second else "",
             _heldout_text(second["evaluator"]) if second else "")
     return prose(

@@ -62,12 +62,11 @@ def _refinement_text(p: Params) -> str:
 
 def _tokens_text(p: Params) -> str:
     if p.conditioning != "object_tokens":
-        return say("A summed embedding says which objects there are. The network has to learn by "
-                   "itself which colour belongs to which shape.")
+        return say("This sum is all that the label adds to the embedding.")
     return prose(
         say("In addition, every object in the label is a learned token. The transformer reads "
-            "these tokens in one sequence with the cells of the image. A token stands for a colour "
-            "and a shape together; a sum of embeddings loses this pairing."),
+            "these tokens in one sequence with the cells of the image, so that each cell can "
+            "attend to single objects and not only to their sum."),
         say("Each token also has a learned embedding of its index in the label. Labels name the "
             "objects in the order in which they were placed, the first one at the centre.")
         if p.ordered_tokens else "").strip()

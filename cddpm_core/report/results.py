@@ -142,7 +142,7 @@ def _results(groups: Sequence[Group]) -> str:
             + table(header, [[row[key] for key in header] for row in rows], "", numbers=False)
             + "\nMicro accuracy is the fraction of all objects found, macro accuracy the mean over "
               "images; with one layout means with `layout_choices: 1`. Sharpness is relative to "
-              "held-out renders of the same labels and positions, at best 1; the kernel distance "
+              "held-out images of the same labels and positions, at best 1; the kernel distance "
               "to these, on the evaluator's features, is at best 0. Means over seeds have 95 % "
               "intervals by Student's t. Scores of different data or evaluators are not "
               "comparable.\n\n"

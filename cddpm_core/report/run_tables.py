@@ -55,6 +55,6 @@ def provenance_table(facts: Facts) -> str:
 def stage_table(facts: Facts) -> str:
     """Return the state of each stage and the time it took."""
     rows = [[name, say(stage["state"]), duration(stage["seconds"]) if "seconds" in stage else "–"]
-            for name, stage in facts.status.get("stages", {}).items()]
+            for name, stage in facts.status.get("stages", {}).items() if name != "report"]
     return table(["stage", "state", "time"], rows, say("Stages of the run."),
                  name="stages") if rows else ""

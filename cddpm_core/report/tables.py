@@ -100,7 +100,7 @@ def accuracy_table(facts: Facts) -> str:
     caption = say("Accuracy on the two condition files ({origin}).",
                   origin=facts.origin() + facts.layout_note())
     if alone:
-        caption = prose(caption, say("With one layout: with {setting}.",
+        caption = prose(caption, say("One layout: sampled again with {setting}.",
                                      setting=code("layout_choices: 1"))).strip()
     return table(["conditions", "micro", "macro", "objects found", "images fully correct",
                   *(["micro, one layout", "macro, one layout"] if alone else [])], rows,

@@ -69,6 +69,7 @@ def agreement_figure(found: Mapping[str, Any]) -> Figure:
     low = min(min(grid["official"], grid["score"]) for grid in found["grids"])
     axis.plot([low - 0.03, 1], [low - 0.03, 1], color="0.5", linewidth=0.8, linestyle="-")
     axis.set(xlabel="official score", ylabel="score found", aspect="equal")
+    axis.set_title(evaluator_phrase(found["evaluator"]), fontsize=7)
     axis.legend()
     return figure
 

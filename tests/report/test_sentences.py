@@ -24,7 +24,7 @@ from cddpm_core.report import (
     tables,
 )
 from cddpm_core.report.compare import Group
-from cddpm_core.report.facts import read_facts
+from cddpm_core.report.facts import Facts, read_facts
 from cddpm_core.report.markdown import code, duration, escape, listed
 from cddpm_core.runs.run import Run
 from cddpm_core.scheduler.samplers import SAMPLERS
@@ -67,7 +67,7 @@ def test_results_are_those_of_the_metrics(facts):
     assert "in 25 steps with guidance 3, at 3.21 images per second" in said
     assert "by 0.250 (18 of 72 objects)" in findings.experiment_text(facts)
     assert "does not change the micro accuracy" in findings.experiment_text(facts)
-    assert "39,488 images in 12 min 34 s" in findings.training_text(facts)
+    assert "39,488 images counting repetitions, in 12 min 34 s" in findings.training_text(facts)
     facts.metrics["train"]["finished"] = False
     assert "**The training is not finished.**" in findings.training_text(facts)
 
@@ -79,7 +79,7 @@ def test_the_accuracy_with_one_layout_stands_beside_that_of_the_run(facts):
     table = tables.accuracy_table(facts)
     assert "| images fully correct | micro, one layout | macro, one layout |" in table
     assert "| 0.123 | 0.234 |" in table and "| 0.346 | 0.457 |" in table
-    assert "With one layout: with `layout_choices: 1`." in table
+    assert "One layout: sampled again with `layout_choices: 1`." in table
     assert "on `test.json` (0.123 with one layout)" in findings.summary_text(facts)
 
 
@@ -153,21 +153,27 @@ def test_each_evaluator_is_named_by_its_kind(facts):
     assert "| evaluator | official evaluator |" in run_tables.provenance_table(facts)
 
 
-def test_two_verdicts_stand_side_by_side_and_a_difference_beyond_chance_is_named(facts, example):
+def test_two_verdicts_stand_side_by_side_and_an_unusual_difference_is_named(facts, example,
+                                                                           monkeypatch):
     assert findings.verdict_text(facts) == tables.verdict_table(facts) == ""
     facts.metrics.update(evaluator=OFFICIAL, second=second_verdict(facts.scores))
-    assert "which is within chance" in findings.verdict_text(facts)
+    assert "which is usual for images" in findings.verdict_text(facts)
     table = tables.verdict_table(facts)
     assert "| official evaluator |" in table and "| 0.123 |" in table
     assert "| released stand-in evaluator, 0.988 micro" in table
     assert "scored by two evaluators (rendered scenes)." in table
     facts.metrics["second"] = second_verdict(facts.scores, fewer=2)
     said = findings.verdict_text(facts)
-    assert "official evaluator and of the released stand-in differ by +0." in said
-    assert "more than chance allows" in said and "trained against the evaluator" in said
+    assert "official evaluator finds +0." in said
+    assert "more than is usual" in said and "trained against the evaluator" in said
     facts.metrics["second"] = second_verdict(facts.scores, fewer=-1)
     said = findings.verdict_text(facts)
-    assert "differ by −0." in said and "trained against" not in said
+    assert "finds −0." in said and "trained against" not in said
+    # On most grids that know neither they differ by up to 0.08.
+    for change, honest in ((0.07, True), (0.09, False)):
+        monkeypatch.setattr(findings, "paired", lambda *given, change=change: (change, 0.01))
+        assert ("which is usual" in findings.verdict_text(facts)) == honest
+    monkeypatch.undo()
     guided = read_facts(example, facts.params.replace(evaluator_guidance=2.0))
     guided.metrics.update(facts.metrics)
     assert "and the released stand-in took no part in it" in findings.verdict_text(guided)
@@ -248,3 +254,20 @@ def test_bench_tables_have_ratios_recipes_and_evaluator():
     assert text.count("A random guess scores 0.100.") == 1
     assert "the peer is not installed" in text
     assert bench_tables.bench_table({}) == bench_tables.race_tables({}) == ""
+
+
+def test_published_scores_are_comparable_only_with_the_same_data_and_evaluator(facts):
+    facts.metrics.update(data={"kind": "real"}, evaluator={**OFFICIAL, "known": True})
+    assert "comparable with published scores" in findings.published_text(facts)
+    facts.metrics["evaluator"] = {**OFFICIAL, "known": False}
+    assert "cannot be compared" in findings.published_text(facts)
+    assert "checkpoint with the architecture of the official" in methods.evaluator_text(facts)
+    guided = Facts(facts.run, facts.params.replace(evaluator_guidance=2.0), {
+        **facts.metrics, "evaluator": {**OFFICIAL, "known": True}}, facts.scores, facts.status)
+    assert "cannot be compared" in findings.published_text(guided)
+
+
+def test_an_unfinished_experiment_is_named(facts):
+    assert "not finished" not in findings.experiment_text(facts)
+    facts.metrics["timesteps"]["variants"][1]["finished"] = False
+    assert "One of the trainings is not finished" in findings.experiment_text(facts)
