@@ -73,8 +73,8 @@ def run_bench(run: Run, out: Run, *, repeats: int = 3, scenes: int = 200, steps:
     """
     params = run.params()
     device = device_of(params)
-    made = made_with(params, device)  # before: an hour is lost if it fails
-    pipeline = load_pipeline(run / "model", device)  # first: it fails early if it is missing
+    # Both first: they fail before an hour of work.
+    pipeline, made = load_pipeline(run / "model", device), made_with(params, device)
     evaluator, source = get_evaluator(params), data_source(params, run.cache)
     folder, outputs = str(source.folder), str(run.outputs)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

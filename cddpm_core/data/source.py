@@ -28,6 +28,7 @@ class DataSource:
     heldout: Path | None
     sha256: str
 
+
 def data_source(params: Params, cache: Path) -> DataSource:
     """Return the user's data folder, or scenes, rendered into ``cache`` if absent.
 

@@ -72,9 +72,8 @@ def reconstruct(pipeline: ClassConditionedPipeline, evaluator: Evaluator, images
     """Return the micro accuracy of images that are noised and then denoised from there.
 
     With little noise only details are sampled anew; with more, also colours, shapes and
-    positions. A drop of accuracy between two of the ``timesteps`` is an error made between them.
-    They are the sampler's largest timesteps below the ``strengths``, fractions of T. The first
-    entry, at 0, is that of the unchanged images, (N, 3, H, W) in [-1, 1]. ``positions``,
+    positions. The ``timesteps`` are the sampler's largest below the ``strengths``, fractions of T.
+    The first entry, at 0, is that of the unchanged images, (N, 3, H, W) in [-1, 1]. ``positions``,
     (N, 24, 2), are those of their objects; ``options`` are those of `sample`.
     """
     labels = torch.stack([to_multi_hot(names) for names in conditions])

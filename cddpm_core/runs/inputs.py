@@ -47,10 +47,9 @@ def stage_inputs(notebook: Path, params: Params, run: Run,
         others = [Run("bench", run.outputs) / "bench.json", *(
             Run(name, run.outputs) / file for name in params.runs if name != run.name
             for file in ("params.yaml", "metrics.json", "scores.json", "history.jsonl"))]
-        others += [*word_files(run, params), *(PACKAGE / "report/assets/words").iterdir()]
-        for path in filter(Path.exists, others):
-            # Of the author's files with one name the first is in the report.
-            files.setdefault("/".join(path.parts[-2:]), sha256_of(path))
+        others += (PACKAGE / "report/assets/words").iterdir()
+        files |= {"/".join(path.parts[-2:]): sha256_of(path) for path in others if path.exists()}
+        files |= {name: sha256_of(path) for name, path in word_files(run, params).items()}
     found = {"params": values, "notebook": about.sha256, "modules": modules, "files": files,
              "needs": dict(needs)}
     return json.loads(json.dumps(found))

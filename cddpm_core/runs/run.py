@@ -228,7 +228,12 @@ def word_folders(run: Run, params: Params) -> list[Path]:
     return [run / "report", *([Path(given)] if given else [])]
 
 
-def word_files(run: Run, params: Params) -> list[Path]:
-    """Return all files in these folders: texts, pictures, bibliographies."""
-    return [path for folder in word_folders(run, params) for path in sorted(folder.rglob("*"))
-            if path.is_file() and not path.name.startswith(".")]
+def word_files(run: Run, params: Params) -> dict[str, Path]:
+    """Return all files in these folders: texts, pictures, bibliographies.
+
+    Their names begin with ``report/`` in the run's folder and with ``words/`` in the other.
+    """
+    folders = zip(("report", "words"), word_folders(run, params), strict=False)
+    return {f"{name}/{path.relative_to(folder).as_posix()}": path
+            for name, folder in folders for path in sorted(folder.rglob("*"))
+            if path.is_file() and not path.name.startswith(".")}

@@ -16,7 +16,7 @@ from PIL import Image
 from cddpm_core.config.errors import UserError
 from cddpm_core.config.files import atomic, project_root
 from cddpm_core.data.labels import CONDITION_FILES, condition_file, read_conditions
-from cddpm_core.runs.run import Run, command, word_folders
+from cddpm_core.runs.run import Run, command, word_files, word_folders
 
 __all__ = ["check_submission", "write_submission"]
 
@@ -102,10 +102,7 @@ def _contents(run: Run) -> dict[str, Path]:
     for path in found.values():
         if not path.is_file():
             raise UserError(f"{path}: does not exist yet, first run '{command(run, 'report')}'")
-    for folder in word_folders(run, run.params()):  # of two with a name the first is in the report
-        for path in sorted(folder.rglob("*")):
-            if path.is_file() and not path.name.startswith("."):
-                found.setdefault(f"report/{path.relative_to(folder).as_posix()}", path)
+    found |= word_files(run, run.params())
     root = project_root()
     for name in CODE:
         for path in [root / name, *sorted((root / name).rglob("*"))]:

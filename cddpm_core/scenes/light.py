@@ -46,7 +46,7 @@ def lit_fraction(bodies, skip, lamps, samples, i, step, x, y, z):
             t, end = crossing(shape, ox, oy, z, cos * sx + sin * sy, cos * sy - sin * sx, sz)
             hits += max(t, 0.0) < min(end, 1.0)
             count += 1
-            if hits == count == 4:  # at the edge: what hides these hides the lamp
+            if hits == count == 4:  # at its edge: taken to hide the whole lamp
                 break
         visible *= 1.0 - hits / count
     return visible

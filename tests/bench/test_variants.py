@@ -1,7 +1,10 @@
+import shutil
+
 import pytest
 import torch
 
 from cddpm_core.bench import variants
+from cddpm_core.config.errors import UserError
 from cddpm_core.runs.run import Run
 from cddpm_core.sampling.pipeline import make_pipeline, save_pipeline
 
@@ -30,6 +33,19 @@ def test_the_plain_loop_trains_the_same_network_on_whole_images(trained, dataset
     assert variants.train_plain(*trained, folder, 1)[0] > 0
     assert seen == [[(8, 3, 64, 64), (8,), (8, 24)]]
     assert any(not torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
+
+
+def test_images_may_be_missing_where_the_run_leaves_them_out(trained, dataset, tmp_path):
+    folder = tmp_path / "data"
+    shutil.copytree(dataset.files[0].parents[1], folder)
+    (folder / "iclevr" / dataset.files[0].name).unlink()
+    with pytest.raises(UserError, match="missing"):
+        variants._trainer(*trained, str(folder))
+    run = Run(trained[0], outputs=tmp_path)
+    run.write_params(run.params().replace(missing="skip"))
+    for made in (variants._trainer, variants._plain):
+        made.cache_clear()
+        made(*trained, str(folder))
 
 
 def test_both_ways_of_sampling_use_the_same_layouts_and_noise(trained, monkeypatch):

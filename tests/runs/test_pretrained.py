@@ -53,6 +53,18 @@ def test_a_packed_run_has_rounded_weights_and_their_scores(trained, tmp_path):
         assert str(tmp_path.parent).encode() not in path.read_bytes(), path
 
 
+def test_an_interrupted_pack_leaves_no_accuracies_of_other_weights(trained, tmp_path, monkeypatch):
+    packed = pack(trained, tmp_path / "package")
+
+    def interrupted(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cddpm_core.sampling.pipeline.save_pipeline", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pack(trained, tmp_path / "package")
+    assert packed.read("metrics.json") == {}
+
+
 @pytest.mark.parametrize(("changes", "finished", "words"), [
     ({}, False, "its training is not finished"),
     ({"evaluator_guidance": 1.0}, True, "without evaluator_guidance"),

@@ -63,12 +63,18 @@ def test_halves_of_the_images_are_the_same_as_all_with_their_gradients(
     unet, scheduler = tiny_pipeline.unet.eval(), tiny_pipeline.scheduler
     x_t = torch.randn(images, *tiny_pipeline.codec.x_shape,
                       generator=torch.Generator().manual_seed(0)).requires_grad_()
-    cores = torch.get_num_threads()
+    cores, sizes = torch.get_num_threads(), []
+
+    def network(x, *given):
+        sizes.append((len(x), torch.get_num_threads()))
+        return unet(x, *given)
+
     torch.set_num_threads(2)
     try:
-        found = Denoiser(unet, scheduler)(x_t, 12, dataset.labels[:images])
+        found = Denoiser(network, scheduler)(x_t, 12, dataset.labels[:images])
     finally:
         torch.set_num_threads(cores)
+    assert sorted(sizes) == {1: [(1, 2)], 2: [(1, 1), (1, 1)], 3: [(1, 1), (2, 1)]}[images]
     expected = predicted_x_0(scheduler, unet(x_t, 12, dataset.labels[:images]), x_t, 12)
     assert torch.allclose(found, expected, atol=1e-5)
     gradients = [torch.autograd.grad(x_0.square().sum(), x_t)[0] for x_0 in (found, expected)]
