@@ -105,7 +105,7 @@ def test_the_up_side_mirrors_the_down_side():
     assert list(config.up_block_types) == ["AttnUpBlock2D", "UpBlock2D"]
     assert tuple(config.block_out_channels) == (8, 16)
     patches = small("patches").unet.config
-    assert tuple(patches.sample_size) == (8, 8)
+    assert patches.sample_size == 8
     assert (patches.in_channels, patches.out_channels) == (48, 48)
     assert patches.resnet_time_scale_shift == "scale_shift"
 
@@ -118,7 +118,7 @@ def test_the_original_network_is_that_of_the_tutorial():
     assert tuple(config.block_out_channels) == (128, 128, 256, 256, 512, 512)
     assert list(config.down_block_types) == ["DownBlock2D"] * 6
     assert list(config.up_block_types) == ["UpBlock2D"] * 6
-    assert tuple(config.sample_size) == (64, 64)
+    assert config.sample_size == 64
     assert (config.in_channels, config.out_channels) == (3, 3)
     assert config.layers_per_block == 2 and config.resnet_time_scale_shift == "default"
     assert network.class_embedding.weight.shape == (512, 24)

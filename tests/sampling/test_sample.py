@@ -59,8 +59,7 @@ def test_every_sampler_ends_at_the_x_0_of_a_perfect_denoiser(sampler, data, key,
     denoiser = Knowing(codec.encode(images), pipeline.scheduler)
     found = sample(pipeline, LABELS, SEEDS, sampler=sampler, num_inference_steps=steps,
                    denoiser=denoiser)
-    assert torch.allclose(found[:, :, 2:6], images[:, :, 2:6], atol=2e-3)
-    assert not found[:, :, :2].any() and not found[:, :, 6:].any()
+    assert torch.allclose(found, images, atol=2e-3)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -172,8 +171,7 @@ def test_a_perfect_denoiser_returns_the_images_it_starts_from(tiny_pipeline, dat
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("standardise", [True, False])
 def test_every_sampler_clips_predictions_unless_images_are_standardised(sampler, standardise):
-    pipeline = ClassConditionedPipeline(SMALL, SCHEDULERS["linear", standardise],
-                                        PixelCodec(8))
+    pipeline = ClassConditionedPipeline(SMALL, SCHEDULERS["linear", standardise], PixelCodec(8))
     seen = []
     sample(pipeline, LABELS, SEEDS, sampler=sampler, callback=seen.append,
            num_inference_steps=60 if sampler == "ddpm" else 10,
