@@ -25,7 +25,7 @@ from cddpm_core.training.trainer import Trainer
 
 __all__ = ["run_scale"]
 
-SCENES = 40  # rendered as training images of any size; the network sees the rows that vary in them
+SCENES = 40  # rendered as training images of any size
 
 
 def run_scale(run: Run, *, factors: Sequence[float] = (0.5, 1, 2), steps: int = 6

@@ -83,7 +83,7 @@ def plain_loop(params: Params, folder: str | Path) -> tuple[torch.nn.Module, Cal
     The loop: fp32, epsilon, AdamW, images read when needed. The network is that of the parameters,
     on whole images in [-1, 1].
     """
-    params = params.replace(standardise=False, trim_rows=False, data_scale=1.0)
+    params = params.replace(standardise=False, data_scale=1.0)
     dataset = IclevrDataset(folder, params.image_size, in_memory=False, missing=params.missing)
     network = make_pipeline(params, dataset).unet.to(device_of(params)).train()
     batches = _forever(DataLoader(dataset, params.batch_size, shuffle=True,

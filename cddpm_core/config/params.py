@@ -98,8 +98,6 @@ class Params(Checked):
         "scale_shift", "how embeddings enter a layer: added, or as scale and shift")
     attention_head_dim: int = _model(32, "channels per attention head", low=1, high=1_024)
     standardise: bool = _model(True, "subtract the mean training image and divide by data_scale")
-    trim_rows: bool = _model(True, "model only the image rows that vary in the training data",
-                             only_with=("standardise", (True,)))
     data_scale: float = _model(0.2, "divisor of the standardised images", low=0.01, high=1_000,
                                only_with=("standardise", (True,)))
 
@@ -160,7 +158,7 @@ class Params(Checked):
                                affects="length", low=0, high=10**9)
 
     sampler: SamplerName = _sampling("sde_dpm_solver++", "sampler")
-    num_inference_steps: Count = _sampling(16, "number of sampling steps")
+    num_inference_steps: Count = _sampling(12, "number of sampling steps")
     guidance_scale: Scale = _sampling(2.0, "scale of classifier-free guidance; 1: none")
     guidance_interval: list[Fraction] = _sampling(
         [0.0, 0.6], "fractions of T between which guidance is applied")

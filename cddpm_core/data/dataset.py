@@ -149,10 +149,9 @@ class IclevrDataset(Dataset):
         """Return the numbers of ``count`` images, or of all if there are fewer, evenly spaced."""
         return np.unique(np.linspace(0, len(self) - 1, min(count, len(self))).astype(int))
 
-    def mean_and_std(self, max_images: int = 6000) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return each pixel's mean and standard deviation, (3, H, W), over spaced images."""
-        std, mean = torch.std_mean(self.batch(self.spaced(max_images))[0], 0, correction=0)
-        return mean, std
+    def mean(self, max_images: int = 6000) -> torch.Tensor:
+        """Return the mean image, (3, H, W), of at most ``max_images``, evenly spaced."""
+        return self.batch(self.spaced(max_images))[0].mean(0)
 
 
 class ConditionDataset:

@@ -19,7 +19,6 @@ from cddpm_core.config.errors import UserError
 from cddpm_core.config.schema import Params
 from cddpm_core.config.seeds import stream_seed
 from cddpm_core.data.labels import OBJECTS
-from cddpm_core.model.codec import PixelCodec
 from cddpm_core.model.refinement import Refinement
 from cddpm_core.model.uvit import UViT
 from cddpm_core.scheduler.process import make_scheduler, snr
@@ -36,7 +35,6 @@ class ClassConditionedUnet(ModelMixin, ConfigMixin):
     The arguments are the parameters of these names (``params/README.md``), and:
 
     Args:
-        x_shape: shape (3, H, W) of x_t; ``top`` is the row of the whole image that it starts at.
         max_objects: tokens of a condition with ``object_tokens``; a null token fills the rest. The
             `UViT`'s transformer has them in its sequence (joint attention, Esser et al. 2024), so
             that each cell of the image can attend to single objects.
@@ -48,8 +46,7 @@ class ClassConditionedUnet(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(self, class_emb_size: int = 512, blocks: Sequence[int] = (0, 0, 0, 0, 0, 0),
                  channels: Sequence[int] = (1, 1, 2, 2, 4, 4), layers_per_block: int = 2,
-                 x_shape: Sequence[int] = (3, 64, 64), image_size: int = 64, top: int = 0,
-                 patch_size: int = 1, time_scale_shift: str = "default",
+                 image_size: int = 64, patch_size: int = 1, time_scale_shift: str = "default",
                  attention_head_dim: int = 8, conditioning: str = "class_embedding",
                  max_objects: int = 3, backbone: str = "unet", transformer_blocks: int = 4,
                  ordered_tokens: bool = False, layout: bool = False,
@@ -58,10 +55,9 @@ class ClassConditionedUnet(ModelMixin, ConfigMixin):
         if layers_per_block > 64 or transformer_blocks > 256 or len(blocks) > 10:
             raise ValueError("expected at most 10 levels of 64 layers and 256 transformer blocks")
         shrink = patch_size * 2 ** (len(blocks) - 1)
-        if any(side % shrink for side in x_shape[1:]):
-            raise ValueError(f"x_shape: expected sides that are multiples of {shrink}, found "
-                             f"{tuple(x_shape)}")
-        sample_size = tuple(side // patch_size for side in x_shape[1:])
+        if image_size % shrink:
+            raise ValueError(f"image_size: expected a multiple of {shrink}, found {image_size}")
+        sample_size = image_size // patch_size
         width = class_emb_size // 4
         pixels = 3 * patch_size**2
         in_channels, out_channels = pixels, pixels
@@ -119,15 +115,14 @@ class ClassConditionedUnet(ModelMixin, ConfigMixin):
     def _splat(self, labels: torch.Tensor, positions: torch.Tensor | None,
                features: torch.Tensor) -> torch.Tensor:
         """Each object's embedding at its position, bilinear over 4 cells: (B, width, H, W)."""
-        (height, width), patch = features.shape[-2:], self.config.patch_size
+        cells = features.shape[-1]
         if positions is None:
-            return features.new_zeros(len(features), self.object_embeddings.shape[1], height, width)
+            return features.new_zeros(len(features), self.object_embeddings.shape[1], cells, cells)
         positions = positions.to(features.dtype)
         known = (labels > 0.5) & ~positions[..., 0].isnan()
-        x, y = (self.config.image_size * positions.nan_to_num(0.0)).unbind(-1)
-        columns, rows = (
-            (1 - (along[..., None] / patch - 0.5 - torch.arange(cells, device=x.device)).abs())
-            .clamp(min=0) for along, cells in ((x, width), (y - self.config.top, height)))
+        along = cells * positions.nan_to_num(0.0)[..., None] - 0.5
+        weights = (1 - (along - torch.arange(cells, device=along.device)).abs()).clamp(min=0)
+        columns, rows = weights.unbind(2)
         return torch.einsum("bn,nc,bnh,bnw->bchw", known.to(features.dtype),
                             self.object_embeddings, rows, columns)
 
@@ -147,8 +142,8 @@ class ClassConditionedUnet(ModelMixin, ConfigMixin):
                             "conditioning object_tokens")
 
 
-def make_network(params: Params, codec: PixelCodec, layout: bool) -> ClassConditionedUnet:
-    """Return a new network for the x_0 of a codec, its weights sampled from ``params.seed``.
+def make_network(params: Params, layout: bool) -> ClassConditionedUnet:
+    """Return a new network, its weights sampled from ``params.seed``.
 
     ``layout`` says whether positions are known, and so can condition it.
     """
@@ -157,8 +152,7 @@ def make_network(params: Params, codec: PixelCodec, layout: bool) -> ClassCondit
         torch.manual_seed(stream_seed(params.seed, "weights"))
         network = ClassConditionedUnet(
             class_emb_size=params.class_emb_size, blocks=params.blocks, channels=params.channels,
-            layers_per_block=params.layers_per_block, x_shape=codec.x_shape,
-            image_size=params.image_size, top=codec.top,
+            layers_per_block=params.layers_per_block, image_size=params.image_size,
             patch_size=params.patch_size, time_scale_shift=params.time_scale_shift,
             attention_head_dim=params.attention_head_dim, conditioning=params.conditioning,
             backbone=params.backbone, transformer_blocks=params.transformer_blocks,

@@ -63,13 +63,14 @@ def _attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tenso
 class UViT(nn.Module):
     """Maps features (B, in_channels, H, W), an embedding and object tokens to (B, channels, H, W).
 
-    ``sample_size`` is (H, W). Of the ``widths`` the last is the transformer's, of ``blocks``
-    blocks. The other levels have ``layers`` residual layers on the way down and as many, with
-    their skips, on the way up. ``head_dim`` must divide the last width, ``groups``, the number of
-    groups of the group norms, the others. ``time_scale_shift`` is that of `ResnetBlock2D`.
+    ``sample_size`` is H, and also W. Of the ``widths`` the last is the transformer's, of
+    ``blocks`` blocks. The other levels have ``layers`` residual layers on the way down and as
+    many, with their skips, on the way up. ``head_dim`` must divide the last width, ``groups``,
+    the number of groups of the group norms, the others. ``time_scale_shift`` is that of
+    `ResnetBlock2D`.
     """
 
-    def __init__(self, channels: int, in_channels: int, sample_size: Sequence[int],
+    def __init__(self, channels: int, in_channels: int, sample_size: int,
                  widths: Sequence[int], layers: int, blocks: int, emb_size: int, head_dim: int,
                  groups: int, time_scale_shift: str) -> None:
         super().__init__()
@@ -87,7 +88,7 @@ class UViT(nn.Module):
                                   for w in fine)
         self.downsample = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2)
                                         for a, b in zip(fine, widths[1:], strict=True))
-        cells = math.prod(side // 2**len(fine) for side in sample_size)
+        cells = (sample_size // 2**len(fine))**2
         self.cell_positions = nn.Parameter(0.02 * torch.randn(cells, coarse))
         self.blocks = nn.ModuleList(JointBlock(coarse, emb_size, head_dim) for _ in range(blocks))
         self.upsample = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2)

@@ -85,7 +85,6 @@ def introduction(facts: Facts) -> Section:
 def implementation(facts: Facts) -> Section:
     """Return how data, network, noise, training, sampling and scoring are done."""
     p = facts.params
-    rows = facts.metrics.get("train", {}).get("rows", ())
     return _section(
         "Implementation details",
         _section("Data and label encoding",
@@ -94,7 +93,7 @@ def implementation(facts: Facts) -> Section:
                  tables.label_table(facts), methods.comparison_text(facts),
                  tables.comparison_table(facts), figure(facts, "data_reference")),
         _section("Model", see(facts, network_text.network_text(facts), "tbl:levels", "network"),
-                 tables.unet_table(p, rows), figure(facts, "network")),
+                 tables.unet_table(p), figure(facts, "network")),
         _section("Noise schedule", fixed_text.forward_text(),
                  *figures(facts, methods.schedule_text(p), "schedule", "forward")),
         _section("Training objective", *figures(facts, methods.objective_text(p), "step")),

@@ -30,7 +30,6 @@ def network_diagram(config: Mapping[str, Any]) -> Figure:
     ``config`` is that of a `ClassConditionedUnet`. Boxes give rows × columns × channels and
     the layers of a level; dashed lines are skip connections; the label's objects are green.
     """
-    _, height, width = config["x_shape"]
     patch, levels = config["patch_size"], len(config["channels"])
     widths = [config["class_emb_size"] // 4 * multiple for multiple in config["channels"]]
     transformer = config["backbone"] == "u_vit"
@@ -40,10 +39,10 @@ def network_diagram(config: Mapping[str, Any]) -> Figure:
     figure, axis = plt.subplots(figsize=(WIDTH, 0.75 * (deepest + 2)))
 
     def size(level: int) -> str:
-        side = patch * 2**level
-        return f"{height // side} × {width // side}"
+        side = config["image_size"] // (patch * 2**level)
+        return f"{side} × {side}"
 
-    image = f"{height} × {width} × 3"
+    image = f"{config['image_size']} × {config['image_size']} × 3"
     down, up = [f"$x_t$: {image}"], [f"output: {image}"]
     if config.get("refine_channels"):
         up[0] = f"refined with $x_t$: {image}"

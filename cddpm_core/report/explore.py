@@ -10,7 +10,6 @@ from typing import Any
 import ipywidgets as widgets
 import torch
 from PIL import Image
-from torch.nn import functional as F
 
 from cddpm_core.config.errors import UserError
 from cddpm_core.config.schema import Params
@@ -47,9 +46,6 @@ def generate(pipeline: ClassConditionedPipeline, evaluator: Evaluator, names: Se
     x_t, x_0 = (torch.stack([moment[key] for moment in moments]) for key in ("x_t", "x_0"))
     pictures = codec.decode(x_0.to(pipeline.device)).cpu()
     noisy = rescale(x_t) * 2 - 1
-    # White in the rows that the network does not see.
-    below = pictures.shape[2] - codec.top - noisy.shape[2]
-    noisy = F.pad(noisy, (0, 0, codec.top, below), value=1.0)
     found = score(evaluator(evaluator.resized(pictures[-1:])), [tuple(names)])["conditions"][0]
     return {"image": pictures[-1], "seconds": seconds, "score": found,
             "trajectory": grid_image(torch.cat([noisy, pictures]), per_row=len(moments), scale=1)}

@@ -12,9 +12,8 @@ __all__ = ["network_text"]
 
 def network_text(facts: Facts) -> str:
     """Return a description of the network, and of its layouts if it has any."""
-    p, trained = facts.params, facts.metrics.get("train", {})
-    top, bottom = trained.get("rows") or (0, p.image_size)
-    size = trained.get("parameters")
+    p = facts.params
+    size = facts.metrics.get("train", {}).get("parameters")
     enters = say("In every residual layer [@he2016] this sum, of width {width}, scales and shifts "
                  "the normalised features." if p.time_scale_shift == "scale_shift" else
                  "In every residual layer [@he2016] this sum, of width {width}, is added to the "
@@ -27,15 +26,10 @@ def network_text(facts: Facts) -> str:
             "[@hoogeboom2023]: residual convolutions at the finer levels, and at the coarsest "
             "level {blocks} transformer blocks with self-attention over all positions.",
             levels=len(p.blocks), blocks=p.transformer_blocks),
-        "" if bottom - top == p.image_size else
-        say("It generates rows {top} to {bottom} of {size} only. The other rows hardly vary in the "
-            "training images and are filled with the mean training image.", top=top,
-            bottom=bottom - 1, size=p.image_size),
         "" if p.patch_size == 1 else
-        say("A pixel-unshuffle by {patch} turns the image into {channels} channels of {height} × "
-            "{width} before the first convolution; the inverse follows the last one.",
-            patch=p.patch_size, channels=3 * p.patch_size**2,
-            height=(bottom - top) // p.patch_size, width=p.image_size // p.patch_size),
+        say("A pixel-unshuffle by {patch} turns the image into {channels} channels of {side} × "
+            "{side} before the first convolution; the inverse follows the last one.",
+            patch=p.patch_size, channels=3 * p.patch_size**2, side=p.image_size // p.patch_size),
         _refinement_text(p),
         say("It has {millions} million parameters.", millions=f"{size / 1e6:.1f}") if size else "",
         say("A linear layer maps the label $y$ to a vector that is added to the timestep "

@@ -33,7 +33,7 @@ COURSE_LABELS = {
     "conditions of test.json among them": "31 of 32",
     "conditions of new_test.json among them": "32 of 32"}
 # Parameters of other chapters that belong to the training table.
-PREPARATION = ("seed", "standardise", "trim_rows", "data_scale")
+PREPARATION = ("seed", "standardise", "data_scale")
 
 
 def of(part: int | str, whole: int | str) -> str:
@@ -173,23 +173,17 @@ def training_table(params: Params) -> str:
     return configuration_table(params, keys, say("Training configuration."), "training")
 
 
-def unet_table(params: Params, image_rows: Sequence[int] = ()) -> str:
-    """Return the levels of the network: resolution, channels and kind.
-
-    ``image_rows`` are the first row of the image that the network generates and the one
-    after the last; empty for all.
-    """
+def unet_table(params: Params) -> str:
+    """Return the levels of the network: resolution, channels and kind."""
     width, rows = params.class_emb_size // 4, []
-    top, bottom = image_rows or (0, params.image_size)
     for level, (attention, multiple) in enumerate(zip(params.blocks, params.channels, strict=True)):
-        height, side = (pixels // params.patch_size // 2**level
-                        for pixels in (bottom - top, params.image_size))
+        side = params.image_size // params.patch_size // 2**level
         layers = params.layers_per_block
         up = layers if params.backbone == "u_vit" else layers + 1
         made_of = say("{down} residual down, {up} up", down=layers, up=up)
         if params.backbone == "u_vit" and level == len(params.blocks) - 1:
             made_of = say("{number} transformer blocks", number=params.transformer_blocks)
-        rows.append([str(level + 1), f"{height} × {side}", str(width * multiple), made_of,
+        rows.append([str(level + 1), f"{side} × {side}", str(width * multiple), made_of,
                      say("yes") if attention else say("no")])
     return table(["level", "resolution", "channels", "layers", "attention"], rows,
                  say("Levels of the U-Net."), name="levels")

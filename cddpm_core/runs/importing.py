@@ -91,7 +91,6 @@ def import_model(source: str | Path, params: Params) -> Run:
                          file.name, "sha256": sha256_of(file), "where": where},
             "finished": True, "steps": 0, "images": 0, "seconds": 0.0,
             "parameters": sum(w.numel() for w in pipeline.unet.parameters()),
-            "rows": list(pipeline.codec.config.rows),
             "layouts": 0 if prior is None else len(prior.layouts)},
             "made_with": made_with(params, device_of(params))})
         save_pipeline(pipeline, run / "model")
@@ -178,7 +177,7 @@ def _untrained(params: Params, run: Run, content: Any, file: Path) -> ClassCondi
                             f"have {shown(here)}")
     if not params.standardise and not params.layout:
         codec = PixelCodec(params.image_size)
-        return ClassConditionedPipeline(make_network(params, codec, layout=False),
+        return ClassConditionedPipeline(make_network(params, layout=False),
                                         make_scheduler(params), codec)
     dataset = load_dataset(params, run.cache)
     if ours and any(content.get(key) != value for key, value in dataset.fingerprint.items()):

@@ -78,7 +78,7 @@ def make_pipeline(params: Params, dataset: IclevrDataset) -> ClassConditionedPip
     """
     codec = make_codec(params, dataset)
     layouts = dataset.layouts() if params.layout else ()
-    unet = make_network(params, codec, layout=bool(len(layouts)))
+    unet = make_network(params, layout=bool(len(layouts)))
     unet.check_labels(dataset.labels)
     prior = LayoutPrior.of(layouts, unet.config.max_objects) if len(layouts) else None
     return ClassConditionedPipeline(unet, make_scheduler(params), codec, prior)

@@ -95,7 +95,7 @@ def sample(pipeline: ClassConditionedPipeline, labels: torch.Tensor, seeds: Sequ
         part = rows[start:start + batch_size]
         solver = make_sampler(pipeline.scheduler, sampler, num_inference_steps or T)
         noise = [torch_generator(seeds[i], "noise") for i in part]
-        x_T = torch.stack([torch.randn(pipeline.codec.x_shape, generator=g) for g in noise])
+        x_T = torch.stack([torch.randn(pipeline.codec.mean.shape, generator=g) for g in noise])
         state, first = x_T.to(pipeline.device) * solver.init_noise_sigma, 0
         if images is not None:
             x_0 = pipeline.codec.encode(images[part].to(pipeline.device))

@@ -122,7 +122,6 @@ def train(params: Params, dataset: IclevrDataset, folder: Path, *,
                                        / max(counters.seconds, 1e-9), 2),
             "seconds": round(counters.seconds, 1),
             "parameters": sum(w.numel() for w in trainer.weights),
-            "rows": list(trainer.pipeline.codec.config.rows),
             "layouts": 0 if prior is None else len(prior.layouts),
             "device": str(trainer.device), "skipped": counters.read().skipped,
             "finished": trainer.step >= trainer.total_steps}

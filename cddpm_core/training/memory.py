@@ -80,8 +80,8 @@ def saved_bytes(network: ClassConditionedUnet, count: int, params: Params) -> in
             saved[storage.data_ptr()] = storage.nbytes()
         return tensor.detach()  # an output that holds itself would never be freed
 
-    device = network.device
-    x_t = torch.zeros(count, *network.config.x_shape, device=device)
+    device, side = network.device, network.config.image_size
+    x_t = torch.zeros(count, 3, side, side, device=device)
     t = torch.zeros(count, dtype=torch.long, device=device)
     labels = torch.zeros(count, len(OBJECTS), device=device)
     positions = torch.zeros(count, len(OBJECTS), 2, device=device)

@@ -17,8 +17,8 @@ __all__ = ["KernelMuon", "lr_factor", "make_optimizers", "orthogonalised"]
 # Trained by AdamW, not Muon: layers whose rows differ in kind, or that few images reach, and those
 # of an embedding, on which Muon spends time and gains nothing.
 OUTER = {"conv_in", "conv_out", "class_embedding", "time_embedding", "object_tokens",
-         "object_embeddings", "cell_positions", "downsample", "downsamplers", "upsample",
-         "upsamplers", "modulation", "time_emb_proj"}
+         "order_tokens", "object_embeddings", "cell_positions", "downsample", "downsamplers",
+         "upsample", "upsamplers", "modulation", "time_emb_proj"}
 STEPS = 4  # of Newton-Schulz: one fewer than torch's default, for speed
 
 

@@ -7,7 +7,6 @@ from cddpm_core.bench import run as bench
 from cddpm_core.bench import variants
 from cddpm_core.bench.run import _compare, operations, run_bench
 from cddpm_core.config.errors import UserError
-from cddpm_core.model.codec import PixelCodec
 from cddpm_core.model.network import make_network
 from cddpm_core.runs.run import Run
 from cddpm_core.sampling.pipeline import make_pipeline, save_pipeline
@@ -97,9 +96,9 @@ def test_two_at_once_take_as_long_as_the_slower(monkeypatch):
 
 def test_operations_are_those_of_the_products(tiny):
     params = tiny.replace(backbone="unet", blocks=[0], channels=[1], conditioning="class_embedding",
-                          patch_size=1, layers_per_block=1, trim_rows=False, layout=False)
-    half, double = (operations(make_network(params.replace(image_size=side), PixelCodec(side),
-                                            layout=False)) for side in (8, 16))
+                          patch_size=1, layers_per_block=1, layout=False)
+    half, double = (operations(make_network(params.replace(image_size=side), layout=False))
+                    for side in (8, 16))
     # Four times the cells, whose attention grows faster, and the embedding layers once.
     assert 3 * half < double < 16 * half
     # The first convolution alone: forward, and backward for its weights.

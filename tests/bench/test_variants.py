@@ -23,12 +23,9 @@ def test_the_plain_loop_trains_the_same_network_on_whole_images(trained, dataset
     folder = str(dataset.files[0].parents[1])
     network, _ = variants._plain(*trained, folder)
     ours = variants._trainer(*trained, folder).pipeline.unet
-    assert tuple(network.config.x_shape) == (3, 64, 64) and ours.config.x_shape[1] <= 64
     seen = []
     network.register_forward_pre_hook(lambda _, given: seen.append([x.shape for x in given]))
-    plain, own = (sum(w.numel() for name, w in n.named_parameters() if "positions" not in name)
-                  for n in (network, ours))
-    assert plain == own  # except for the transformer's position embeddings, of which it has more
+    assert dict(network.config) == dict(ours.config)
     before = [weight.clone() for weight in network.parameters()]
     assert variants.train_plain(*trained, folder, 1)[0] > 0
     assert seen == [[(8, 3, 64, 64), (8,), (8, 24)]]

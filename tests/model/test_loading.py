@@ -16,8 +16,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 @pytest.fixture
 def network() -> ClassConditionedUnet:
     return ClassConditionedUnet(class_emb_size=32, blocks=(0, 1), channels=(1, 2),
-                                layers_per_block=1, x_shape=(3, 32, 32), image_size=32,
-                                patch_size=4)
+                                layers_per_block=1, image_size=32, patch_size=4)
 
 
 @pytest.fixture
@@ -59,7 +58,7 @@ DAMAGES = {
     "config of a huge network": lambda f: configure(f, class_emb_size=2**20),
     "config of a shallower network": lambda f: configure(f, layers_per_block=0),
     "wrong type in config": lambda f: configure(f, class_emb_size="wide"),
-    "wrong size in config": lambda f: configure(f, x_shape=[3, 21, 32]),
+    "wrong size in config": lambda f: configure(f, image_size=21),
     "a weight missing": lambda f: rewrite(f, lambda w: w.pop("class_embedding.weight")),
     "a weight too many": lambda f: rewrite(f, lambda w: w.update(other=torch.zeros(3))),
 }
@@ -75,10 +74,10 @@ def test_a_damaged_network_is_one_sentence(saved, damage):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("rows", [[0, 10**9], [24, 8], [0, 16], [3]])
-def test_a_codec_of_rows_that_cannot_be_is_one_sentence(tmp_path, rows):
-    PixelCodec(32, (8, 24)).save_pretrained(tmp_path)
-    configure(tmp_path, rows=rows, image_size=30)
+@pytest.mark.parametrize("changes", [{"image_size": 30}, {"image_size": 10**9}, {"grain": [1.0]}])
+def test_a_codec_that_cannot_be_is_one_sentence(tmp_path, changes):
+    PixelCodec(32).save_pretrained(tmp_path)
+    configure(tmp_path, **changes)
     with pytest.raises(UserError, match="not a readable PixelCodec"):
         load_component(PixelCodec, tmp_path)
 

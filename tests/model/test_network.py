@@ -8,10 +8,9 @@ from cddpm_core.config.errors import UserError
 from cddpm_core.config.presets import read_yaml
 from cddpm_core.config.schema import Params, resolve
 from cddpm_core.data.labels import to_multi_hot
-from cddpm_core.model.codec import PixelCodec
 from cddpm_core.model.network import ClassConditionedUnet, make_network
 
-SMALL = {"class_emb_size": 32, "layers_per_block": 1, "x_shape": (3, 32, 32), "image_size": 32,
+SMALL = {"class_emb_size": 32, "layers_per_block": 1, "image_size": 32,
          "attention_head_dim": 8}
 VARIANTS = {
     "plain": {"blocks": (0, 0), "channels": (1, 2)},
@@ -95,16 +94,9 @@ def test_every_weight_gets_a_gradient(name):
     assert all("to_k.bias" in n for n in without), without
 
 
-@pytest.mark.parametrize("name", ["patches", "u_vit with tokens", "u_vit"])
-@torch.no_grad()
-def test_a_network_of_fewer_rows_keeps_their_shape(name):
-    x_t, t, labels = batch(height=16)
-    assert small(name, x_shape=(3, 16, 32), top=8)(x_t, t, labels).shape == x_t.shape
-
-
-def test_a_height_that_the_levels_do_not_divide_is_refused():
-    with pytest.raises(ValueError, match=r"x_shape: expected sides that are multiples of 8"):
-        small("patches", x_shape=(3, 20, 32))
+def test_a_size_that_the_levels_do_not_divide_is_refused():
+    with pytest.raises(ValueError, match="image_size: expected a multiple of 8, found 20"):
+        small("patches", image_size=20)
 
 
 def test_the_up_side_mirrors_the_down_side():
@@ -113,7 +105,7 @@ def test_the_up_side_mirrors_the_down_side():
     assert list(config.up_block_types) == ["AttnUpBlock2D", "UpBlock2D"]
     assert tuple(config.block_out_channels) == (8, 16)
     patches = small("patches").unet.config
-    assert tuple(patches.sample_size) == (8, 8)
+    assert patches.sample_size == 8
     assert (patches.in_channels, patches.out_channels) == (48, 48)
     assert patches.resnet_time_scale_shift == "scale_shift"
 
@@ -121,12 +113,12 @@ def test_the_up_side_mirrors_the_down_side():
 def test_the_original_network_is_that_of_the_tutorial():
     params = resolve(read_yaml(ROOT / "params/seed.yaml"))
     with torch.device("meta"):
-        network = make_network(params, PixelCodec(), layout=params.layout)
+        network = make_network(params, layout=params.layout)
     config = network.unet.config
     assert tuple(config.block_out_channels) == (128, 128, 256, 256, 512, 512)
     assert list(config.down_block_types) == ["DownBlock2D"] * 6
     assert list(config.up_block_types) == ["UpBlock2D"] * 6
-    assert tuple(config.sample_size) == (64, 64)
+    assert config.sample_size == 64
     assert (config.in_channels, config.out_channels) == (3, 3)
     assert config.layers_per_block == 2 and config.resnet_time_scale_shift == "default"
     assert network.class_embedding.weight.shape == (512, 24)
@@ -138,27 +130,27 @@ def test_the_original_network_is_that_of_the_tutorial():
 def test_networks_of_the_presets_have_their_number_of_weights(preset, millions):
     params = resolve(read_yaml(ROOT / f"params/{preset}.yaml"))
     with torch.device("meta"):
-        network = make_network(params, PixelCodec(params.image_size), layout=params.layout)
+        network = make_network(params, layout=params.layout)
     assert sum(weight.numel() for weight in network.parameters()) // 10**6 == millions
 
 
 def test_the_seed_gives_the_weights_and_leaves_the_global_generator(tiny):
     torch.manual_seed(99)
     before = torch.get_rng_state()
-    first = make_network(tiny, PixelCodec(), layout=True).state_dict()
+    first = make_network(tiny, layout=True).state_dict()
     assert torch.equal(torch.get_rng_state(), before)
     torch.rand(5)
-    again, other = (make_network(tiny.replace(seed=seed), PixelCodec(), layout=True).state_dict()
+    again, other = (make_network(tiny.replace(seed=seed), layout=True).state_dict()
                     for seed in (0, 1))
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert not torch.equal(first["class_embedding.weight"], other["class_embedding.weight"])
 
 
-def test_a_network_has_the_structure_of_the_parameters_and_the_codec(tiny):
+def test_a_network_has_the_structure_of_the_parameters(tiny):
     params = tiny.replace(layers_per_block=1, conditioning="class_embedding", image_size=128,
                           time_scale_shift="default", ordered_tokens=False, transformer_blocks=3)
-    config = make_network(params, PixelCodec(128, (16, 112)), layout=True).config
-    assert (config.x_shape, config.top, config.layout) == ((3, 96, 128), 16, True)
+    config = make_network(params, layout=True).config
+    assert config.layout
     for key in config.keys() & params.to_dict().keys() - {"layout"}:
         assert config[key] == getattr(params, key), key
 
@@ -176,7 +168,7 @@ def test_parameters_that_are_accepted_make_a_network_that_runs(size, head, level
     except UserError:
         return
     with torch.no_grad():
-        output = make_network(params, PixelCodec(), layout=True)(*batch(height=64, width=64))
+        output = make_network(params, layout=True)(*batch(height=64, width=64))
     assert output.shape == (2, 3, 64, 64) and output.isfinite().all()
 
 
@@ -234,13 +226,13 @@ def test_positions_condition_the_network(name):
 
 @torch.no_grad()
 def test_an_embedding_is_spread_over_the_cells_around_its_position():
-    network = small("plain", layout=True, x_shape=(3, 16, 32), top=8)
+    network = small("plain", layout=True)
     labels = label("red cube")
     index = labels[0].argmax()
     positions = torch.full((1, 24, 2), torch.nan)
-    positions[0, index] = torch.tensor([10.5, 13.25]) / 32  # column 10, row 12.75 - 8 = 4.75
-    found = network._splat(labels, positions, torch.zeros(1, 3, 16, 32))[0]
-    expected = torch.zeros(16, 32)
-    expected[4, 10], expected[5, 10] = 0.25, 0.75
+    positions[0, index] = torch.tensor([10.5, 13.25]) / 32  # column 10, row 12.75
+    found = network._splat(labels, positions, torch.zeros(1, 3, 32, 32))[0]
+    expected = torch.zeros(32, 32)
+    expected[12, 10], expected[13, 10] = 0.25, 0.75
     assert torch.allclose(found, expected * network.object_embeddings[index][:, None, None],
                           atol=1e-4)

@@ -2,7 +2,6 @@ import pytest
 import torch
 
 from cddpm_core.config.schema import Params
-from cddpm_core.model.codec import PixelCodec
 from cddpm_core.model.network import make_network
 from cddpm_core.model.refinement import PRIOR_STD, Refinement
 from cddpm_core.scheduler.process import alpha_bar, make_scheduler
@@ -60,7 +59,7 @@ def test_each_image_has_the_noise_level_of_its_timestep():
     ({"backbone": "unet", "conditioning": "class_embedding"}, True)])
 def test_networks_that_predict_x_0_are_refined(tiny, changes, there):
     params = tiny.replace(**changes)
-    network = make_network(params, PixelCodec(), layout=True)
+    network = make_network(params, layout=True)
     assert hasattr(network, "refinement") == there
     if there:
         a = alpha_bar(make_scheduler(params))
@@ -69,7 +68,7 @@ def test_networks_that_predict_x_0_are_refined(tiny, changes, there):
 
 @torch.no_grad()
 def test_a_new_network_keeps_an_image_that_has_hardly_any_noise(tiny):
-    network = make_network(tiny.replace(num_train_timesteps=1000), PixelCodec(), layout=False)
+    network = make_network(tiny.replace(num_train_timesteps=1000), layout=False)
     x_t = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
     x_0 = network(x_t, 0, torch.zeros(2, 24))
     assert float((x_0 - x_t).abs().max()) < 0.05

@@ -8,13 +8,13 @@ from cddpm_core.model.network import ClassConditionedUnet
 from cddpm_core.report.diagram import network_diagram
 
 
-def words(name, height=64, layout=False):
+def words(name, layout=False):
     """The words in the diagram of a preset's network."""
     p = resolve(read_yaml(ROOT / f"params/{name}.yaml"))
     with torch.device("meta"):
         model = ClassConditionedUnet(
             class_emb_size=p.class_emb_size, blocks=p.blocks, channels=p.channels,
-            layers_per_block=p.layers_per_block, patch_size=p.patch_size, x_shape=(3, height, 64),
+            layers_per_block=p.layers_per_block, patch_size=p.patch_size,
             attention_head_dim=p.attention_head_dim, backbone=p.backbone,
             conditioning=p.conditioning, transformer_blocks=p.transformer_blocks,
             layout=layout, refine_channels=p.refine_channels)
@@ -22,15 +22,15 @@ def words(name, height=64, layout=False):
 
 
 def test_quick_goes_down_two_levels_to_its_transformer():
-    found = words("quick", height=48)
-    assert "$x_t$: 48 × 64 × 3" in found and "unshuffle by 2: 24 × 32 × 12" in found
-    for level in ("24 × 32 × 32", "12 × 16 × 64"):
+    found = words("quick")
+    assert "$x_t$: 64 × 64 × 3" in found and "unshuffle by 2: 32 × 32 × 12" in found
+    for level in ("32 × 32 × 32", "16 × 16 × 64"):
         assert sum(text.startswith(f"{level}\n1 residual") for text in found) == 2
-    assert "6 × 8 × 128\n2 transformer blocks" in found
+    assert "8 × 8 × 128\n2 transformer blocks" in found
     assert "128 channels for each\nobject of the label" in found
-    assert "refined with $x_t$: 48 × 64 × 3" in found
+    assert "refined with $x_t$: 64 × 64 × 3" in found
     assert not any("positions" in text for text in found)
-    assert "objects at\ntheir positions:\n24 × 32 × 32" in words("quick", 48, layout=True)
+    assert "objects at\ntheir positions:\n32 × 32 × 32" in words("quick", layout=True)
 
 
 def test_the_original_has_six_levels_and_no_tokens():

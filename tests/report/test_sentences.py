@@ -218,7 +218,7 @@ def test_the_training_table_has_the_parameters_that_apply():
     assert {"epochs", "muon_learning_rate", "data_scale", "beta_schedule", "seed"} <= keys
     assert "loss_weight_max" not in keys and "checkpoint_minutes" not in keys
     assert keys <= set(FIELDS)
-    adam = tables.training_table(Params(optimizer="adamw", standardise=False, trim_rows=False))
+    adam = tables.training_table(Params(optimizer="adamw", standardise=False))
     assert "`muon_learning_rate`" not in adam and "`data_scale`" not in adam
 
 

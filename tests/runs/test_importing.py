@@ -37,7 +37,7 @@ def small(tiny):
     return tiny.replace(
         run="imported", class_emb_size=128, backbone="unet", conditioning="class_embedding",
         layout=False, ordered_tokens=False, blocks=[0, 1], channels=[1, 2], patch_size=1,
-        time_scale_shift="default", standardise=False, trim_rows=False, num_train_timesteps=50,
+        time_scale_shift="default", standardise=False, num_train_timesteps=50,
         num_inference_steps=2,
         prediction_type="epsilon", label_drop=0.0, guidance_scale=1.0, sampler="ddim",
         image_size=16)
@@ -173,7 +173,7 @@ def test_an_older_run_of_this_package(trained, outputs, part):
         assert same(*(dict(getattr(each, name).state_dict()) for each in (before, after)))
     assert run.folder == outputs / "old" and run.params() == params
     metrics = run.read("metrics.json")["train"]
-    assert metrics["finished"] and metrics["layouts"] == 12 and metrics["rows"]
+    assert metrics["finished"] and metrics["layouts"] == 12
     assert metrics["imported"]["file"].endswith("model.safetensors" if "pt" not in part else ".pt")
     assert metrics["imported"]["where"] == ("parts.ema.model" if part == "checkpoint.pt" else "")
     with pytest.raises(UserError, match="its model has patch_size 8 where the parameters have 4"):
@@ -261,7 +261,7 @@ def test_the_command_makes_a_run_that_is_scored(outputs, small, theirs, tmp_path
 def test_layouts_that_are_unknown_are_no_matter(outputs, tiny, folder):
     from cddpm_core.data.dataset import IclevrDataset
 
-    params = tiny.replace(run="flat", data=str(folder), trim_rows=False, image_size=64)
+    params = tiny.replace(run="flat", data=str(folder), image_size=64)
     dataset = IclevrDataset(folder)
     dataset.__dict__["positions"] = torch.full((3, 24, 2), torch.nan)
     save_pipeline(make_pipeline(params, dataset), outputs.with_name("old") / "model")

@@ -33,7 +33,8 @@ def test_networks_of_all_predictions_are_the_same_denoiser(t, seed):
 def test_bf16_is_near_float32_which_it_returns(tiny_pipeline, dataset, monkeypatch):
     monkeypatch.setattr(device, "computes_bf16", lambda device: True)
     unet, scheduler = tiny_pipeline.unet, tiny_pipeline.scheduler
-    x_t = torch.randn(2, *tiny_pipeline.codec.x_shape, generator=torch.Generator().manual_seed(0))
+    x_t = torch.randn(2, *tiny_pipeline.codec.mean.shape,
+                      generator=torch.Generator().manual_seed(0))
     full, half = (Denoiser(unet, scheduler, precision)(x_t, 12, dataset.labels[:2])
                   for precision in ("no", "bf16"))
     assert full.dtype == half.dtype == torch.float32
@@ -61,7 +62,7 @@ def test_each_image_may_have_its_own_timestep(kind):
 def test_halves_of_the_images_are_the_same_as_all_with_their_gradients(
         tiny_pipeline, dataset, images):
     unet, scheduler = tiny_pipeline.unet.eval(), tiny_pipeline.scheduler
-    x_t = torch.randn(images, *tiny_pipeline.codec.x_shape,
+    x_t = torch.randn(images, *tiny_pipeline.codec.mean.shape,
                       generator=torch.Generator().manual_seed(0)).requires_grad_()
     cores, sizes = torch.get_num_threads(), []
 

@@ -68,10 +68,10 @@ def bright(images, labels):
 
 @pytest.mark.parametrize("t", [0, 9, T - 1])
 def test_classifier_guidance_is_its_formula(t):
-    codec, denoiser = PixelCodec(8, (2, 6)), Linear()
+    codec, denoiser = PixelCodec(8), Linear()
     codec.mean.uniform_(-0.1, 0.1, generator=torch.Generator().manual_seed(3))
     codec.scale.fill_(0.001)  # so that nothing is clipped
-    x_t = noise(2, 3, 4, 8)
+    x_t = noise(2, 3, 8, 8)
     with torch.no_grad():
         found = ClassifierGuided(denoiser, codec, bright, 1e4)(x_t, t, LABELS, POSITIONS)
     x_0 = denoiser(x_t, t, LABELS, POSITIONS)

@@ -16,7 +16,7 @@ LABELS = ConditionDataset("new_test").labels[:1]
     ("ddpm", 20, 12), ("ddpm", 20, 40)])
 def test_a_trajectory_goes_from_noise_to_the_finished_image(tiny_pipeline, sampler, steps,
                                                             moments):
-    pipeline, x_shape = tiny_pipeline, tiny_pipeline.codec.x_shape
+    pipeline, x_shape = tiny_pipeline, tiny_pipeline.codec.mean.shape
     options = {"sampler": sampler, "num_inference_steps": steps,
                "denoiser": Guided(Denoiser(pipeline.unet, pipeline.scheduler), 2.0)}
     found = trajectory(pipeline, LABELS[0], 9, moments, **options)

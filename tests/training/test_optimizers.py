@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cddpm_core.config.schema import Params
-from cddpm_core.model.codec import PixelCodec
 from cddpm_core.model.network import make_network
 from cddpm_core.sampling.pipeline import make_pipeline
 from cddpm_core.training import optimizers
@@ -194,7 +193,7 @@ CONFIGURATIONS = [
                          ids=lambda changes: "-".join(map(str, changes.values())))
 def test_every_weight_is_in_exactly_one_optimiser_and_moves(tiny, changes):
     params = tiny.replace(**changes, image_size=16, layers_per_block=1)
-    model = make_network(params, PixelCodec(16), layout=True)
+    model = make_network(params, layout=True)
     optimizers = make_optimizers(model, params)
     held = [tensor.data_ptr() for o in optimizers
             for group in o.param_groups for tensor in group["params"]]
@@ -220,7 +219,7 @@ def test_every_weight_is_in_exactly_one_optimiser_and_moves(tiny, changes):
                          ids=lambda changes: "-".join(map(str, changes.values())))
 def test_muon_trains_the_inner_matrices_alone(tiny, changes):
     params = tiny.replace(**changes)
-    model = make_network(params, PixelCodec(), layout=True)
+    model = make_network(params, layout=True)
     *muon, adamw = make_optimizers(model, params)
     names = {weight.data_ptr(): name for name, weight in model.named_parameters()}
     inner = {names[view.data_ptr()] for half in muon for view in half.param_groups[0]["params"]}
