@@ -99,7 +99,7 @@ def run_bench(run: Run, out: Run, *, repeats: int = 3, scenes: int = 200, steps:
             "images_per_second": images / median(all_cores["seconds"]),
             "seconds_for_18009": COURSE_IMAGES / images * median(all_cores["seconds"])},
         "training_vs_plain_loop": {
-            "what": "the same network: fp32, AdamW, whole images, PNG files read for each batch, "
+            "what": "the same network: fp32, AdamW, PNG files read for each batch, "
                     f"against params.yaml of {run.name}, images in memory",
             **_compare(plain, ours, "plain_loop", "ours"),
             "images_per_second": {"plain_loop": size / median(plain["seconds"]),

@@ -81,7 +81,7 @@ def plain_loop(params: Params, folder: str | Path) -> tuple[torch.nn.Module, Cal
     """Return a network, and a step of the usual tutorial loop that trains it.
 
     The loop: fp32, epsilon, AdamW, images read when needed. The network is that of the parameters,
-    on whole images in [-1, 1].
+    on images in [-1, 1].
     """
     params = params.replace(standardise=False, data_scale=1.0)
     dataset = IclevrDataset(folder, params.image_size, in_memory=False, missing=params.missing)

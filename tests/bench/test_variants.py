@@ -19,7 +19,7 @@ def trained(tiny, dataset, tmp_path):
     return run.name, str(tmp_path)
 
 
-def test_the_plain_loop_trains_the_same_network_on_whole_images(trained, dataset):
+def test_the_plain_loop_trains_the_same_network_on_images_as_they_are(trained, dataset):
     folder = str(dataset.files[0].parents[1])
     network, _ = variants._plain(*trained, folder)
     ours = variants._trainer(*trained, folder).pipeline.unet

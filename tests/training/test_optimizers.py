@@ -226,7 +226,7 @@ def test_muon_trains_the_inner_matrices_alone(tiny, changes):
     assert all(half.param_groups[0]["lr"] == params.muon_learning_rate for half in muon)
     assert all(group["lr"] == params.learning_rate for group in adamw.param_groups)
     assert not any(part in name for name in inner
-                   for part in ("bias", "conv_in", "conv_out", "embedding", "norm", "object_tokens",
+                   for part in ("bias", "conv_in", "conv_out", "embedding", "norm", "tokens",
                                 "positions", "downsample", "upsample"))
     assert any("conv1" in name for name in inner)
     assert any("attention" in name for name in inner)
