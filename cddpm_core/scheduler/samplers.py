@@ -15,7 +15,7 @@ from cddpm_core.config.errors import UserError, did_you_mean
 if TYPE_CHECKING:
     from diffusers import DDPMScheduler
 
-__all__ = ["SAMPLERS", "Sampler", "make_sampler", "trailing"]
+__all__ = ["SAMPLERS", "Sampler", "dense_at_high_noise", "make_sampler", "trailing"]
 
 
 def trailing(T: int, steps: int) -> list[int]:
@@ -24,6 +24,18 @@ def trailing(T: int, steps: int) -> list[int]:
     diffusers' own trailing list has, for some numbers of steps, an entry t = -1 too many.
     """
     return [round(T - i * T / steps) - 1 for i in range(steps)]
+
+
+def dense_at_high_noise(T: int, steps: int) -> list[int]:
+    """Return ``steps`` timesteps as `trailing`, but each further from the one before than the last.
+
+    What all pixels share, such as the light of a scene, shows through the highest noise. Even steps
+    are too long there, and their images vary less than the training images.
+    """
+    found, way = [T - 1], T - round(T / steps)
+    for i in range(1, steps):
+        found.append(min(T - 1 - round(way * (i / (steps - 1))**2), found[-1] - 1))
+    return found
 
 
 @dataclass(frozen=True)
@@ -80,17 +92,19 @@ SAMPLERS: dict[str, Sampler] = {
     # Lu et al. 2022, second order.
     "dpm_solver++": Sampler(
         "DPMSolverMultistepScheduler", options={"algorithm_type": "dpmsolver++"},
+        timesteps=dense_at_high_noise,
         sentence="Images are sampled in {steps} steps of the second-order solver DPM-Solver++, "
-                 "which follows the same probability flow as DDIM. Its first-order step from $t$ "
-                 "to an earlier $s$ is\n\n"
+                 "which follows the same probability flow as DDIM. The steps are shortest at the "
+                 "highest noise. The first-order step from $t$ to an earlier $s$ is\n\n"
                  r"$$x_s = \frac{\sigma_s}{\sigma_t}\,x_t - \sqrt{\bar\alpha_s}\,"
                  r"\left(e^{-h} - 1\right) \hat x_0, \qquad " + _LAMBDA),
     "sde_dpm_solver++": Sampler(
         "DPMSolverMultistepScheduler", options={"algorithm_type": "sde-dpmsolver++"},
-        fresh_noise=True,
+        fresh_noise=True, timesteps=dense_at_high_noise,
         sentence="Images are sampled in {steps} steps of the second-order solver SDE-DPM-Solver++. "
-                 "It adds fresh noise $z$ at each step and so can correct earlier errors. Its "
-                 "first-order step from $t$ to an earlier $s$ is\n\n"
+                 "It adds fresh noise $z$ at each step and so can correct earlier errors. The "
+                 "steps are shortest at the highest noise. The first-order step from $t$ to an "
+                 "earlier $s$ is\n\n"
                  r"$$x_s = \frac{\sigma_s}{\sigma_t}\,e^{-h}\,x_t + "
                  r"\sqrt{\bar\alpha_s}\,\left(1 - e^{-2h}\right) \hat x_0 + "
                  r"\sigma_s \sqrt{1 - e^{-2h}}\,z, \qquad " + _LAMBDA),

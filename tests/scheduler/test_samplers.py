@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 from diffusers import DDPMScheduler
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from cddpm_core.config.errors import UserError
 from cddpm_core.config.schema import Params
 from cddpm_core.scheduler.process import alpha_bar, make_scheduler
-from cddpm_core.scheduler.samplers import SAMPLERS, make_sampler
+from cddpm_core.scheduler.samplers import SAMPLERS, dense_at_high_noise, make_sampler, trailing
 
 
 def scheduler_of(**changes) -> DDPMScheduler:
@@ -29,6 +31,20 @@ def test_timesteps_fall_from_the_last_one_in_as_many_steps_as_asked_for(data, na
     assert len(timesteps) == steps and timesteps[0] == T - 1 and (timesteps.diff() < 0).all()
     assert timesteps[-1] == round(T / steps) - 1
     assert torch.equal(made.alphas_cumprod, alpha_bar(scheduler))
+
+
+@given(st.integers(1, 300).flatmap(lambda T: st.tuples(st.just(T), st.integers(1, T))))
+def test_lists_of_timesteps_have_each_once_from_the_last_one_down(case):
+    T, steps = case
+    for timesteps in (trailing(T, steps), dense_at_high_noise(T, steps)):
+        assert len(timesteps) == steps and timesteps[0] == T - 1
+        assert timesteps[-1] == (round(T / steps) - 1 if steps > 1 else T - 1)
+        assert all(s < t for t, s in pairwise(timesteps))
+
+
+def test_steps_are_shortest_at_the_highest_noise():
+    lengths = [t - s for t, s in pairwise(dense_at_high_noise(1000, 12))]
+    assert lengths == sorted(lengths) and lengths[0] < 1000 / 12 / 5
 
 
 @pytest.mark.parametrize("steps", [61, 499, 998])
