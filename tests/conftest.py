@@ -1,6 +1,6 @@
 """What tests share: a tiny rendered data set, small parameters, and the lab's files if at hand.
 
-Each room of the package has a folder of tests with one file for each of its modules. Fixtures of
+Each folder of the package has a folder of tests with one file for each of its modules. Fixtures of
 the scope "session" are shared by all tests of a process and must not be changed.
 """
 
@@ -42,7 +42,7 @@ LABELS = {
     "CLEVR_train_000000_1.png": ["red cube", "cyan sphere"],
     "CLEVR_train_000000_2.png": ["red cube", "cyan sphere", "gray cylinder"],
 }
-# Files and rooms, the longest first, so that no process is left alone with one of them in the end.
+# Files and folders, the longest first, so that no process is left alone with one in the end.
 # The first makes the run `smoke`; what reads it comes when it is finished.
 LONG = ["runs/test_smoke", "test_torture", "runs/test_train", "bench", "training", "runs",
         "report/test_export", "test_lab", "report"]

@@ -1,4 +1,4 @@
-"""The architecture: rooms import one way, the core needs little, and files are short."""
+"""The architecture: folders import one way, the core needs little, and files are short."""
 
 import subprocess
 import sys
@@ -16,17 +16,17 @@ HEAVY = ("papermill", "IPython", "ipykernel", "ipywidgets", "jupyterlab", "nbfor
          "matplotlib", "pypandoc", "typst", "numba", "tensorboard", "wandb")
 
 
-def modules(*rooms):
+def modules(*folders):
     return [str(path.relative_to(ROOT).with_suffix("")).replace("/", ".")
-            for room in rooms for path in sorted((PACKAGE / room).glob("[!_]*.py"))]
+            for folder in folders for path in sorted((PACKAGE / folder).glob("[!_]*.py"))]
 
 
-def lines(*rooms):
+def lines(*folders):
     return {path: len(path.read_text().splitlines())
-            for room in rooms for path in (PACKAGE / room).rglob("*.py")}
+            for folder in folders for path in (PACKAGE / folder).rglob("*.py")}
 
 
-def test_rooms_import_one_way():
+def test_folders_import_one_way():
     assert cli.lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True) == 0
 
 
@@ -53,8 +53,8 @@ def test_the_core_is_thin_and_no_file_is_long():
 
 def test_the_readme_of_the_package_names_every_module():
     told = (PACKAGE / "README.md").read_text()
-    rooms = [path.parent.name for path in PACKAGE.glob("*/__init__.py")]
-    assert {name for name in modules(*rooms)
+    folders = [path.parent.name for path in PACKAGE.glob("*/__init__.py")]
+    assert {name for name in modules(*folders)
             if f"`{name.split('.')[2]}`" not in told} == set()
 
 

@@ -1,1 +1,1 @@
-"""Parameters, errors, files and devices: what every other room uses."""
+"""Parameters, errors, files and devices: what all other packages use."""

@@ -59,9 +59,9 @@ class Params(Checked):
         only_with=("data", ("",)))
     blender: str = _data("", "path of Blender; empty: the one on the PATH", affects="nothing")
     clevr_assets: str = _data("", "the folder image_generation/data of CLEVR's public repository")
-    cycles_samples: int = _data(128, "samples per pixel of Cycles; 128: as i-CLEVR",
+    cycles_samples: int = _data(128, "samples per pixel of Cycles; 128: as in i-CLEVR",
                                 low=1, high=65_536, only_with=("renderer", ("cycles",)))
-    cycles_denoise: bool = _data(False, "denoise what Cycles renders; i-CLEVR is not",
+    cycles_denoise: bool = _data(False, "denoise what Cycles renders; i-CLEVR was not denoised",
                                  only_with=("renderer", ("cycles",)))
     image_size: int = _data(64, "height and width of the images in pixels", affects="weights",
                             low=8, high=1_024)
@@ -73,7 +73,7 @@ class Params(Checked):
         affects="nothing")
 
     evaluator: str = _evaluator(
-        "", "checkpoint.pth or a private *.safetensors; empty: the released stand-in")
+        "", "official checkpoint.pth or private *.safetensors; empty: released stand-in")
 
     class_emb_size: int = _model(128, "width of the label and time embeddings", low=8, high=8_192)
     backbone: Literal["unet", "u_vit"] = _model(
@@ -153,7 +153,7 @@ class Params(Checked):
     checkpoint_minutes: float = _training(2.0, "minutes between checkpoints", affects="nothing",
                                           low=0, high=MANY)
     report_to: Literal["none", "tensorboard", "wandb"] = _training(
-        "none", "tracker of curves and images; wandb: over the network", affects="nothing")
+        "none", "tracker of curves and images; wandb: over the internet", affects="nothing")
     max_steps: int = _training(0, "stop after this many steps, to be resumed later; 0: no limit",
                                affects="length", low=0, high=10**9)
 
@@ -184,17 +184,17 @@ class Params(Checked):
     experiment_timesteps: int = _experiments(
         2000, "number of diffusion steps T of the timesteps experiment", low=2, high=MANY)
     experiment_epochs: int = _experiments(
-        1, "epochs before the timesteps experiment compares; 0: all", low=0, high=MANY)
+        1, "epochs after which the timesteps experiment compares; 0: all", low=0, high=MANY)
     reference: str = _experiments(
         "", "folder with real images to compare the rendered ones with; empty: none")
     analysis_images: int = _experiments(
         1000, "number of sampled images to compare with held-out ones", low=2, high=MANY)
-    denoise_steps: int = _experiments(10, "images shown of a denoising trajectory",
+    denoise_steps: int = _experiments(10, "number of images shown of a denoising trajectory",
                                       low=10, high=1_000)
 
     title: str = _report("Conditional DDPM on i-CLEVR", "title of the report")
     author: str = _report("", "author of the report")
-    student_id: str = _report("", "number after the author, and in the name of the submission")
+    student_id: str = _report("", "student number, after the author and in the zip's name")
     course: str = _report("", "name of the course, below the author")
     date: str = _report("", "date on the report; empty: today")
     abstract: str = _report("", "abstract, in Markdown")

@@ -27,11 +27,11 @@ class ScoreParams(Checked):
     conditions: str = _score(
         "test", "test, new_test, or a JSON file with a list of labels for each image")
     evaluator: str = _score("", FIELDS["evaluator"].help)
-    cell: int = _score(0, "width of an image in the grid in pixels; 0: found", low=0, high=MANY)
-    padding: int = _score(-1, "pixels between images in the grid; -1: found", low=-1, high=MANY)
-    columns: int = _score(0, "images in a row of the grid; 0: found", low=0, high=MANY)
+    cell: int = _score(0, "width of an image in the grid in pixels; 0: detect", low=0, high=MANY)
+    padding: int = _score(-1, "pixels between images in the grid; -1: detect", low=-1, high=MANY)
+    columns: int = _score(0, "images in a row of the grid; 0: detect", low=0, high=MANY)
     tone: Literal["auto", "keep", "undo"] = _score(
-        "auto", "keep or undo a changed tone; auto: undo a stretch of all alike")
+        "auto", "keep or undo a changed tone; auto: undo a stretch that all images share")
     out: str = _score("", "folder for score.json and score.png; empty: one in outputs/scores/")
     agreement: str = _score("", "folder of grids with official scores to compare with; empty: none")
 

@@ -19,7 +19,7 @@ class DataSource:
     """Where the images come from, stated beside every figure.
 
     ``kind`` is ``real``, ``rendered`` or, by Blender, ``cycles``; ``folder`` holds the training
-    images and ``heldout`` images that nothing trains on, None for a folder of the user's;
+    images and ``heldout`` images that no model trains on, None for a folder of the user's;
     ``sha256`` is the hash of ``train.json``.
     """
 

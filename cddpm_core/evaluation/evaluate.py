@@ -1,4 +1,4 @@
-"""Sample images for the conditions of a file, and score them; which evaluator does."""
+"""Sample images for the conditions of a file, and score them with the evaluator of a run."""
 
 from __future__ import annotations
 
@@ -69,9 +69,9 @@ def sample_and_score(pipeline: ClassConditionedPipeline, evaluator: Evaluator,
 def one_layout(pipeline: ClassConditionedPipeline, evaluator: Evaluator,
                conditions: ConditionDataset, params: Params, desc: str | None = None
                ) -> dict[str, Any] | None:
-    """Return the facts of the score if each image has one layout at random, not the clearest.
+    """Return the facts of the score with one random layout for each image, not the clearest.
 
-    None if it has so anyway: if ``layout_choices`` is 1, or the model has no layouts.
+    None if that is so already: if ``layout_choices`` is 1, or the model has no layouts.
     """
     if pipeline.layout_prior is None or params.layout_choices == 1:
         return None

@@ -1,4 +1,4 @@
-"""Fidelity: how close sampled images are to rendered ones that nothing trains on.
+"""Fidelity: how close sampled images are to held-out images.
 
 Each image has the number of its scene. Frames of one scene share it, and so does an image that is
 sampled for the labels and positions of a frame. Such images are not independent: no figure here

@@ -1,4 +1,4 @@
-"""Score images made elsewhere, and say where they cannot be what was scored there."""
+"""Score images made elsewhere, and warn if they may not be what was scored there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a file is that is no readable checkpoint, and how one that can be read is made of it."""
+"""What an unreadable checkpoint file is, and how to convert it to a readable one."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class PixelCodec(ModelMixin, ConfigMixin):
         """Return images (B, 3, S, S) with grain added, clipped to [-1, 1].
 
         ``noise`` is standard normal, of the same shape. Sampling ends at the mean of
-        p(x_0 | x_t), from which the grain of the training images is gone.
+        p(x_0 | x_t), from which most of the grain of the training images is gone.
         """
         if not self.config.grain:
             return images

@@ -116,8 +116,8 @@ def nearest_figure(generated: torch.Tensor, nearest: torch.Tensor,
 @captioned(
     "analyse_pairs",
     "Eight generated images above the images whose labels they were sampled for",
-    "Generated images above, and below them the images whose labels, and positions if the network "
-    "is given any, they were sampled for. The model chooses light and rotations.")
+    "Generated images above; below, the images with whose labels (and positions, if the network is "
+    "given any) they were sampled. The model chooses light and rotations.")
 @styled
 def pairs_figure(generated: torch.Tensor, originals: torch.Tensor) -> Figure:
     """Return generated images above others, both (N, 3, H, W) in [-1, 1]."""

@@ -52,9 +52,9 @@ def _fidelity(found: dict[str, Any] | None) -> list[str]:
     items, diversity = [], found["diversity"]
     if found["sharpness"]["value"] is not None:
         items.append(say(
-            "Generated images have {ratio} of the sharpness of {kind} of the same labels, and "
-            "positions if the network is given any. A small network tells the two apart with an "
-            "accuracy of {accuracy}; a guess has 0.5 (@tbl:fidelity).",
+            "Generated images have {ratio} of the sharpness of {kind} with the same labels (and "
+            "the same positions, if the network is given any). A small network tells the two apart "
+            "with an accuracy of {accuracy}; guessing gives 0.5 (@tbl:fidelity).",
             ratio=decimals(found["sharpness"]["value"]), kind=say(found["image_kind"]),
             accuracy=decimals(found["two_sample"]["value"])))
     label = listed([code(name) for name in diversity["labels"]])
@@ -120,9 +120,9 @@ def fidelity_table(facts: Facts) -> str:
                 ("two_sample", "two-sample test, accuracy", 3, "0.5"),
                 ("diversity", "diversity, ratio", 3, "1"))]
     caption = say(
-        "{images} generated images, compared with as many {kind} of the same labels, and positions "
-        "if the network is given any. *Other images*: the same measures for {baseline} other "
-        "{kind} instead. Sharpness is the 99th percentile of "
+        "{images} generated images, compared with as many {kind} with the same labels (and the "
+        "same positions, if the network is given any). *Other images*: the same measures for "
+        "{baseline} other {kind} instead. Sharpness is the 99th percentile of "
         "the colour gradient. The kernel distance is on the features of the evaluator, so it is "
         "not KID. The two-sample test is the accuracy of a small network that tells the two kinds "
         "of images apart, in cross-validation. Diversity is the mean distance between {varied} "
@@ -131,7 +131,7 @@ def fidelity_table(facts: Facts) -> str:
         varied=found["diversity"]["images"],
         label=listed([code(name) for name in found["diversity"]["labels"]]),
         origin=facts.origin())
-    return table(["measure", "generated", "other images", "best"], rows, caption, name="fidelity")
+    return table(["measure", "generated", "other images", "ideal"], rows, caption, name="fidelity")
 
 
 @if_present("sampling")

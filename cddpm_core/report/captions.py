@@ -40,8 +40,8 @@ def captioned(name: str, alt: str, text: str, *kinds: str) -> Callable[[Any], An
 
 
 for _name in CONDITION_FILES:  # saved as they are, without a function that draws
-    captioned(f"{_name}_grid", "The 32 images sampled for {file}, eight a row",
-              "The images sampled for {file}, eight a row in the order of the file.", "pixels")
+    captioned(f"{_name}_grid", "The 32 images sampled for {file}, eight per row",
+              "The images sampled for {file}, eight per row in the order of the file.", "pixels")
 captioned("timesteps_grid", "The images sampled for {file} with T = {T}",
           "{file} with T = {T}, sampled from the same seeds as the other variant.", "pixels")
 captioned("analyse_diversity", "Sixteen images of one condition",

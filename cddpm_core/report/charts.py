@@ -54,7 +54,7 @@ def label_statistics(conditions: Sequence[Sequence[str]]) -> Figure:
     "data_reference",
     "Real frames above, the same scenes rendered in the middle, their difference below",
     "Real frames, the same scenes rendered by Cycles (if there is such a row) and by this package, "
-    "and the difference to the latter, enlarged.")
+    "and the amplified difference between the real frames and the package's.")
 @styled
 def comparison_figure(frames: Sequence[Comparison], by_cycles: Sequence[np.ndarray] = (),
                       gain: int = 8) -> Figure:
@@ -107,8 +107,8 @@ def image_statistics(images: torch.Tensor) -> Figure:
     "schedule",
     "Curves of alpha bar and of the signal-to-noise ratio over the timestep, and a histogram "
     "of the timesteps trained on",
-    "The noise schedule: fraction of signal, signal-to-noise ratio, and how often each "
-    "timestep is trained on.")
+    "The noise schedule: the share of the signal in the variance, the signal-to-noise ratio, and "
+    "how often each timestep is trained on.")
 @styled
 def schedule_figure(schedulers: Mapping[str, DDPMScheduler],
                     timesteps: torch.Tensor | None = None) -> Figure:
@@ -122,7 +122,7 @@ def schedule_figure(schedulers: Mapping[str, DDPMScheduler],
     for name, scheduler in schedulers.items():
         axes[0].plot(alpha_bar(scheduler).numpy(), label=name)
         axes[1].semilogy(snr(scheduler).clamp(min=1e-12).numpy(), label=name)
-    axes[0].set(title=r"$\bar\alpha_t$, fraction of signal", xlabel="t")
+    axes[0].set(title=r"$\bar\alpha_t$, share of the signal", xlabel="t")
     axes[1].set(title=r"SNR $=\bar\alpha_t/(1-\bar\alpha_t)$", xlabel="t", ylim=(1e-5, None))
     axes[1].axhline(1, color="0.5", linewidth=0.8, linestyle="-")
     if len(schedulers) > 1:

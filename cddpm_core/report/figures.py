@@ -164,8 +164,7 @@ def progress_strips(grids: Mapping[str, Image.Image], per_row: int = 8) -> Figur
 @captioned(
     "runs_images",
     "The first eight images of test.json, one row per run",
-    "The first eight conditions of test.json, sampled by the first run of each of {rows} "
-    "from the noise of its seed.")
+    "The first eight conditions of test.json for {rows}; of several seeds, the first one is shown.")
 @styled
 def run_rows(folders: Mapping[str, Path], count: int = 8) -> Figure:
     """Return the images ``0.png``, ``1.png``, ... of named folders, a row a folder."""

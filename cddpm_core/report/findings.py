@@ -104,14 +104,16 @@ def verdict_text(facts: Facts) -> str:
     first = say("official evaluator" if facts.metrics["evaluator"]["kind"] == "official"
                 else "private stand-in")
     return prose(
-        say("The {first} finds {difference} of all objects compared with the released stand-in, "
-            "which is usual for images that were made without either evaluator." if usual else
-            "**The {first} finds {difference} of all objects compared with the released stand-in, "
-            "more than is usual for images that were made without either evaluator.**",
+        say("The {first} differs from the released stand-in by {difference} in micro accuracy over "
+            "both files, which is usual for images that were made without either evaluator."
+            if usual else
+            "**The {first} differs from the released stand-in by {difference} in micro accuracy "
+            "over both files, more than is usual for images that were made without either "
+            "evaluator.**",
             first=first, difference=with_interval(mean, half, signed=True)),
         say("The {first} guided the sampling, and the released stand-in took no part in it.",
             first=first) if facts.params.evaluator_guidance else
-        say("So it is with models that were trained against the evaluator that scores them.")
+        say("Models that were trained against the evaluator that scores them show such a gap.")
         if mean > 0 and not usual else "")
 
 
@@ -127,9 +129,9 @@ def denoise_text(facts: Facts) -> str:
             r"image $\hat x_0$ that the network predicts from it.", shown=shown),
         say("They take more steps than the images above, and so end in slightly different images.")
         if facts.params.num_inference_steps < facts.params.denoise_steps else "",
-        say("*Normalised* are the values that the network sees, rescaled to [0, 1] image by "
-            "image."),
-        say("*Denormalised* are the same values as pixels, clipped to their range."))
+        say("*Normalised* images show the values that the network sees, each image rescaled to "
+            "[0, 1]."),
+        say("*Denormalised* images show the same values as pixels, clipped to their range."))
 
 
 @if_present("timesteps")
@@ -150,14 +152,15 @@ def experiment_text(facts: Facts) -> str:
     return prose(
         "" if first.get("finished", True) and second.get("finished", True) else
         say("**One of the trainings is not finished.**"),
-        say("Training with T = {second} instead of {first}: {changes} (@tbl:timesteps).",
+        say("The experiment trains with T = {second} instead of {first}: {changes} "
+            "(@tbl:timesteps).",
             second=second["num_train_timesteps"], first=first["num_train_timesteps"],
             changes=listed(changes)),
         say("Both variants are compared after {compared} of the {epochs} epochs of the same "
             "training.", compared=first["epochs"], epochs=facts.params.epochs)
         if first["epochs"] < facts.params.epochs else "",
-        say("Each is a single training with one seed, so differences of a few objects are within "
-            "chance."))
+        say("Each is a single training with one seed, so differences of a few objects may be due "
+            "to chance."))
 
 
 def runs_text(groups: Sequence[Group]) -> str:

@@ -63,7 +63,7 @@ def scoring_text() -> str:
             r"$$\text{micro} = \frac{\sum_i h_i}{\sum_i k_i}, \qquad "
             r"\text{macro} = \frac{1}{n} \sum_i \frac{h_i}{k_i} .$$" "\n\n"
             + say("The course's evaluator returns micro accuracy for a whole file in one batch. "
-                  "Called image by image, its mean is macro accuracy."))
+                  "If it is called once per image, the mean of its results is the macro accuracy."))
 
 
 def published_tables() -> str:

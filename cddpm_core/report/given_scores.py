@@ -54,7 +54,7 @@ def score_lines(result: Mapping[str, Any]) -> list[str]:
                   for row, (here, there) in enumerate(_paired(result))
                   if sum(here["hits"]) != sum(there["hits"])]
         lines += [verdict_sentence(result),
-                  f"images with another number of hits, {_short(result['evaluator'])} and "
+                  f"images with a different number of hits, {_short(result['evaluator'])} and "
                   f"released stand-in: {', '.join(differ) or 'none'}"]
     return lines + [f"Warning: {sentence}" for sentence in result["warnings"]]
 
@@ -82,13 +82,13 @@ def verdict_sentence(result: Mapping[str, Any]) -> str:
     more = [sum(here["hits"]) - sum(there["hits"]) for here, there in _paired(result)]
     mean, half = paired(more, result["objects"])
     first = _short(result["evaluator"])
-    differ = f"The {first} finds {with_interval(mean, half, signed=True)} of the objects"
+    differ = (f"The {first} differs from the released stand-in by "
+              f"{with_interval(mean, half, signed=True)} in micro accuracy")
     if abs(mean) <= max(half, USUAL_GAP):
-        return (f"{differ} compared with the released stand-in, which is usual for images that "
-                "were made without either evaluator.")
-    return f"{differ} compared with the released stand-in, more than is usual: " + (
-        f"usually the images were guided by the {first}, or their model was trained against it."
-        if mean > 0 else "usually the images look otherwise than those it was trained on, in "
+        return (f"{differ}, which is usual for images that were made without either evaluator.")
+    return f"{differ}, more than is usual. Probably " + (
+        f"the images were guided by the {first}, or their model was trained against it."
+        if mean > 0 else "the images differ from those that the stand-in was trained on in "
         "tone, sharpness or size, or the stand-in took part in making them.")
 
 

@@ -127,8 +127,8 @@ def objective_text(params: Params) -> str:
         say("With probability {drop} it is replaced by zeros, so the network also learns the "
             "unconditional prediction.", drop=f"{params.label_drop:g}")
         if params.label_drop else "",
-        say("An image of three objects comes up three times as often as one of a single object, "
-            "so objects away from the centre, which are harder, are seen more.")
+        say("An image of three objects is trained on three times as often as one of a single "
+            "object, so objects away from the centre, which are harder, are seen more often.")
         if params.image_sampling == "by_objects" else "",
         _weight_text(params))
 
@@ -163,9 +163,9 @@ def sampling_text(params: Params) -> str:
     return (said + (f"\n\n{formula}" if formula else "") + _guidance_text(params) + "\n\n" + prose(
         say("Each image has its own random generator, so it does not depend on the batch in which "
             "it is sampled."),
-        say("Sampling ends at the mean of the images that $x_t$ allows, which has no grain. The "
-            "grain is therefore measured in the flat areas of the training images, and normal "
-            "noise with the same covariance over the channels is added.")
+        say(r"Sampling ends at the mean of $p(x_0 \mid x_t)$, which has little grain. The grain is "
+            "therefore measured in flat areas of the training images, and normal noise with the "
+            "same covariance of the channels is added.")
         if params.standardise and params.grain else "", _classifier_guidance_text(params)))
 
 

@@ -24,7 +24,7 @@ def network_text(facts: Facts) -> str:
         if p.backbone == "unet" else
         say("The network is a U-Net [@ronneberger2015] with {levels} levels, a U-ViT "
             "[@hoogeboom2023]: residual convolutions at the finer levels, and at the coarsest "
-            "level {blocks} transformer blocks with self-attention over all positions.",
+            "level {blocks} transformer blocks with self-attention over all cells.",
             levels=len(p.blocks), blocks=p.transformer_blocks),
         "" if p.patch_size == 1 else
         say("A pixel-unshuffle by {patch} turns the image into {channels} channels of {side} × "
@@ -45,7 +45,7 @@ def _refinement_text(p: Params) -> str:
     return say("Three convolutions of {channels} channels on pixels then refine its output, the "
                r"mean $\mu$ and the variance $\tau^2$ of each value of $x_0$. At low noise $x_t$ "
                "still shows edges that patches lose. The prediction therefore combines both "
-               "as Wiener's filter does, with "
+               "as a Wiener filter does, with "
                r"$\sigma_t^2 = (1 - \bar\alpha_t) / \bar\alpha_t$:", channels=p.refine_channels
                ) + "\n\n" + (
         r"$$\hat x_0 = \mu + \frac{\tau^2}{\tau^2 + \sigma_t^2} "
@@ -58,9 +58,9 @@ def _tokens_text(p: Params) -> str:
     if p.conditioning != "object_tokens":
         return say("This sum is all that the label adds to the embedding.")
     return prose(
-        say("In addition, every object in the label is a learned token. The transformer reads "
-            "these tokens in one sequence with the cells of the image, so that each cell can "
-            "attend to single objects and not only to their sum."),
+        say("In addition, every object in the label is represented by a learned token. The "
+            "transformer reads these tokens in one sequence with the cells of the image, so that "
+            "each cell can attend to single objects and not only to their sum."),
         say("Each token also has a learned embedding of its index in the label. Labels name the "
             "objects in the order in which they were placed, the first one at the centre.")
         if p.ordered_tokens else "").strip()
@@ -77,14 +77,14 @@ def _layout_text(facts: Facts) -> str:
     choices = facts.params.layout_choices
     return "\n" + prose(
         say("**The network is conditioned on the position of each object.** The training images "
-            "are frames of scenes, and each frame adds one object to the frame before, the last "
+            "are frames of scenes, and each frame adds one object to the frame before: the last "
             "one in its label. The difference between two frames gives the position of the new "
-            "object; no other annotation is used. A learned embedding of the object is placed at "
-            "the nearest cells of further input channels. Positions are dropped with the same "
-            "probability as labels."),
-        say("To sample an image, the positions are those of a training scene, chosen by the seed "
+            "object; no other annotation is used. A learned embedding of the object is added at "
+            "the four nearest cells of further input channels. Positions are dropped with the "
+            "same probability as labels."),
+        say("For a new image, the positions are those of a training scene, chosen by the seed "
             "of the image.") if choices == 1 else
-        say("To sample an image, the positions are those of a training scene: of {choices} scenes "
+        say("For a new image, the positions are those of a training scene: of {choices} scenes "
             "chosen by the seed of the image, the one whose two closest objects are farthest apart "
             "in the image.", choices=choices),
         say("The layout does not depend on which objects are asked for."),

@@ -41,7 +41,7 @@ def grids_text(outputs: Path) -> str:
     with atomic(_picture(outputs, RENDERED)) as temporary:
         grid_image(to_float(renders), scale=3).save(temporary, format="png")
     shown = {RENDERED: _picture(outputs, RENDERED), **shown}
-    return (f"## Images\n\nThe 32 conditions of `{FILE}.json`, eight a row in the order of the "
+    return (f"## Images\n\nThe 32 conditions of `{FILE}.json`, eight per row in the order of the "
             "file: scenes rendered for them, none of which is a training scene, and what the "
             "presets sampled.\n\n"
             + table([name if name == RENDERED else code(name) for name in shown],

@@ -141,11 +141,11 @@ def _results(groups: Sequence[Group]) -> str:
     return ("## Results\n\n"
             + table(header, [[row[key] for key in header] for row in rows], "", numbers=False)
             + "\nMicro accuracy is the fraction of all objects found, macro accuracy the mean over "
-              "images; with one layout means with `layout_choices: 1`. Sharpness is relative to "
-              "held-out images of the same labels and positions, at best 1; the kernel distance "
-              "to these, on the evaluator's features, is at best 0. Means over seeds have 95 % "
-              "intervals by Student's t. Scores of different data or evaluators are not "
-              "comparable.\n\n"
+              "images. The columns \"one layout\" are with `layout_choices: 1`. Sharpness is "
+              "relative to held-out images with the same labels and positions, ideally 1; the "
+              "kernel distance to these, on the evaluator's features, is ideally 0. Means over "
+              "seeds have 95 % intervals by Student's t. Scores on different data or by different "
+              "evaluators are not comparable.\n\n"
             + _machines(groups))
 
 
@@ -194,8 +194,8 @@ def _ablations(groups: Sequence[Group]) -> str:
     return ("## Ablations\n\n"
             + table(["run", "changes", "seeds", *(f"{file} micro" for file in CONDITION_FILES),
                      "gain"], rows, "", numbers=False)
-            + "\nGain: the fraction of objects of both files found in addition to the first row, "
-              "with its 95 % interval over conditions. "
+            + "\nGain: micro accuracy over both files, less that of the first row, with its 95 % "
+              "interval over conditions. "
               f"Data and evaluator: {base.runs[0].origin()}. "
               f"Command: {code(_sweep_command(base))}.\n\n"
             + _machines(groups))

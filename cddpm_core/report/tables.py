@@ -149,9 +149,10 @@ def condition_table(facts: Facts, name: str, max_rows: int = 8) -> str:
         asked = [n for n in found["labels"] if n not in missed]
         rows.append([str(row), decimals(found["accuracy"]), ", ".join(asked) or "–",
                      ", ".join(missed), ", ".join(extra)])
-    caption = say("The {shown} of {failed} conditions of lowest accuracy in {file}; rows count "
-                  "from 0 ({origin})." if len(failed) > len(rows) else
-                  "All conditions with a missed object in {file}; rows count from 0 ({origin}).",
+    caption = say("The {shown} lowest-scoring of {failed} conditions with a missed object in "
+                  "{file}; rows are numbered from 0 ({origin})." if len(failed) > len(rows) else
+                  "All conditions with a missed object in {file}; rows are numbered from 0 "
+                  "({origin}).",
                   shown=len(rows), failed=len(failed), file=code(f"{name}.json"),
                   origin=facts.origin() + facts.layout_note())
     return table(["row", "accuracy", "found", "missed", "seen instead"], rows, caption,

@@ -77,9 +77,9 @@ def training_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     "Training loss and accuracy of both variants.")
 @captioned(
     "runs_curves",
-    "Training loss and accuracy of the runs over each other",
-    "Training loss and accuracy on test.json of the first run of each of {rows}. Losses of "
-    "different objectives are different quantities.")
+    "Training loss and accuracy of several runs in the same axes",
+    "Training loss and accuracy on test.json for {rows}; of several seeds, the first one is shown. "
+    "Losses of different objectives are different quantities.")
 @styled
 def experiment_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """Return loss and accuracy of up to 16 trainings in the same axes."""

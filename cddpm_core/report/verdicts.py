@@ -51,7 +51,7 @@ def agreement_text(found: Mapping[str, Any] | None) -> str:
             [[escape(image["file"]), str(image["row"]), ", ".join(image["labels"]),
               str(image["official"]), str(image["hits"]), ", ".join(image["predicted"])]
              for image in images["differ"]],
-            f"Images with another number of hits than the official evaluator ({scorer}).",
+            f"Images with a different number of hits than the official evaluator ({scorer}).",
             numbers=False)]
     return "\n".join(parts)
 

@@ -20,8 +20,8 @@ from cddpm_core.runs.run import Run
 __all__ = ["RECORD", "archive_stale_training", "changed_since_training", "record_training"]
 
 RECORD = "training.json"  # beside checkpoint.pt
-# The rooms whose code decides the weights; sampling and evaluation only measure them.
-WEIGHTS_FROM = (*(f"cddpm_core/{room}/" for room in ("data", "scenes", "scheduler", "model",
+# The folders whose code decides the weights; sampling and evaluation only measure them.
+WEIGHTS_FROM = (*(f"cddpm_core/{folder}/" for folder in ("data", "scenes", "scheduler", "model",
                                                      "training")),
                 "cddpm_core/config/seeds.py", "cddpm_core/sampling/pipeline.py",
                 "cddpm_core/sampling/layout_prior.py")

@@ -56,8 +56,8 @@ def reached_modules(code: Iterable[str], package: Path = PACKAGE) -> dict[str, s
 
     Keys are paths such as ``cddpm_core/data/labels.py``, values hashes of the code without
     comments and docstrings. What a property of `Session` imports counts only if the code, or a
-    module that imports `Session`, names that property. The config room checks parameters and
-    computes nothing, so what it imports from other rooms does not count.
+    module that imports `Session`, names that property. `config` checks parameters and
+    computes nothing, so what it imports from other folders does not count.
     """
     cells = [_parse_cell(text) for text in code]
     names = {name for cell in cells for name in _attributes(cell)}

@@ -1,4 +1,4 @@
-"""Data sets rendered by the generator itself: Blender's Cycles, with CLEVR's assets."""
+"""Data sets rendered by Blender's Cycles with CLEVR's assets, as i-CLEVR was."""
 
 from __future__ import annotations
 

@@ -27,10 +27,10 @@ def trailing(T: int, steps: int) -> list[int]:
 
 
 def dense_at_high_noise(T: int, steps: int) -> list[int]:
-    """Return ``steps`` timesteps as `trailing`, but each further from the one before than the last.
+    """Return ``steps`` timesteps with the first and last of `trailing` and gaps that grow.
 
-    What all pixels share, such as the light of a scene, shows through the highest noise. Even steps
-    are too long there, and their images vary less than the training images.
+    What all pixels share, such as the light of a scene, shows through the highest noise. Even gaps
+    are too long there, and the images vary less than the training images.
     """
     found, way = [T - 1], T - round(T / steps)
     for i in range(1, steps):

@@ -87,8 +87,8 @@ class Batches:
     def _shuffled(self, epoch: int) -> np.ndarray:
         """The images of an epoch, as many as there are.
 
-        With ``by_objects`` an image comes as often as it has objects over their mean number, which
-        is rounded up or down by chance.
+        With ``by_objects`` an image of n objects comes n / mean(n) times, rounded up or down at
+        random.
         """
         generator = numpy_generator(self.params.seed, "epoch", epoch)
         order = generator.permutation(len(self.dataset))

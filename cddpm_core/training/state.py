@@ -1,4 +1,4 @@
-"""What a training keeps on its device besides the weights, and no step reads on the host."""
+"""State of a training that stays on the device, besides the weights; no step waits for it."""
 
 from __future__ import annotations
 
@@ -77,8 +77,9 @@ class LossScale:
 
 
 class Seen(NamedTuple):
-    """Steps ``skipped`` so far, those of them ``in_a_row`` up to now, and since the last `clear`
-    the most in a row, ``longest``, and the mean ``loss``, None if no step was taken.
+    """Steps ``skipped`` so far, and how many of the latest steps were skipped ``in_a_row``.
+
+    Since the last `clear`: the ``longest`` such row, and the mean ``loss``, None without a step.
     """
 
     skipped: int

@@ -1,8 +1,8 @@
 """One training as a state and a step: network, moving average, optimisers, counters.
 
 A step is a function of the state, the seed and its number, so a resumed run continues exactly as
-one that was never stopped. It never waits for the device: what is decided in it, such as to skip
-it, is decided there.
+one that was never stopped. It never waits for the device: decisions within a step, such as
+skipping it, are made there.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ def test_sentences_say_what_was_counted(facts):
     assert "2 in a colour that was not asked for. Another 2 were seen in another shape" in text
     assert "6 with both wrong" in text and "is 8.2 of 255 levels on average" in text
     assert "of the same labels it is 7.5. A model that copies" in text
-    assert "have 0.945 of the sharpness of held-out images of the same labels" in text
+    assert "have 0.945 of the sharpness of held-out images with the same labels" in text
     assert "tells the two apart with an accuracy of 0.875" in text
     assert "between 16 images generated for `blue cube` is 0.812 of that between training" in text
 

@@ -64,8 +64,8 @@ def test_markdown_has_warnings_and_tables(result, two):
 def test_two_verdicts_stand_side_by_side(two):
     lines = score_lines(two)
     assert sum(line.startswith("scored by: ") for line in lines) == 2
-    named = next(line for line in lines if line.startswith("images with another number of hits, "
-                                                           "official evaluator and released"))
+    named = next(line for line in lines if line.startswith(
+        "images with a different number of hits, official evaluator and released"))
     pairs = zip(two["conditions"], two["second"]["conditions"], strict=True)
     differ = [row for row, (a, b) in enumerate(pairs) if sum(a["hits"]) != sum(b["hits"])]
     assert all(f" {row} (" in named for row in differ) and named.count("(") == len(differ)

@@ -237,7 +237,7 @@ def test_the_hardest_conditions_come_first(facts):
     accuracies = [float(row.split("|")[2]) for row in rows if row.startswith("|")]
     assert accuracies == sorted(accuracies) and accuracies[-1] < 1
     shown = tables.condition_table(facts, "test", max_rows=2)
-    assert f"The 2 of {len(accuracies)} conditions of lowest accuracy" in shown
+    assert f"The 2 lowest-scoring of {len(accuracies)} conditions with a missed object" in shown
     assert "objects were missed:" in findings.discussion(facts)
 
 

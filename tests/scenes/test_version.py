@@ -18,11 +18,11 @@ PACKAGE = Path(cddpm_core.__file__).parent
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """A copy of the rooms that a version depends on."""
+    """A copy of the folders that a version depends on."""
     (tmp_path / "cddpm_core").mkdir()
     (tmp_path / "cddpm_core/__init__.py").touch()
-    for room in ("config", "data", "scenes"):
-        shutil.copytree(PACKAGE / room, tmp_path / "cddpm_core" / room,
+    for folder in ("config", "data", "scenes"):
+        shutil.copytree(PACKAGE / folder, tmp_path / "cddpm_core" / folder,
                         ignore=shutil.ignore_patterns("__pycache__"))
     return tmp_path / "cddpm_core"
 
