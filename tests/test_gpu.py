@@ -92,3 +92,11 @@ def test_images_are_those_of_the_cpu(small, dataset):
         options = sampling_options(pipeline, small)
         found.append(sample(pipeline, labels, image_seeds(0, 8), **options))
     assert (found[0] - found[1]).abs().mean() < 0.02
+
+
+def test_a_generator_of_the_device_seeds_the_images_of_a_pipeline(small, dataset):
+    pipeline = Trainer(small, dataset).averaged()
+    images = [pipeline(["red cube"], 2, output_type="pt",
+                       generator=torch.Generator("cuda").manual_seed(seed)).images
+              for seed in (0, 0, 1)]
+    assert torch.equal(images[0], images[1]) and not torch.equal(images[0], images[2])

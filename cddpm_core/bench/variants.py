@@ -1,7 +1,7 @@
 """The work of each variant of `bench.run` in one turn, each in a process of its own.
 
-Each function returns the seconds it took, and the sampled images or None. What it needs is loaded
-in the first turn and kept.
+Each function returns the seconds it took, and the sampled images or the last loss. What it needs is
+loaded in the first turn and kept.
 """
 
 from __future__ import annotations

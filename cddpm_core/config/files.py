@@ -86,7 +86,7 @@ def unwritable(error: OSError, path: str | Path) -> UserError | OSError:
 
 
 def check_schema(found: Mapping[str, Any], path: Path) -> None:
-    """Raise `UserError` if a file was written by a later version of this package."""
+    """Raise `UserError` if a file was written by another version of this package."""
     schema = found.get("schema", SCHEMA)
     if not isinstance(schema, int) or schema != SCHEMA:  # a tensor, say, is equal to nothing
         raise UserError(f"{path}: expected schema {SCHEMA}, found {shown(schema)}; it was "

@@ -20,7 +20,7 @@ TITLES = {"run": "Run", "data": "Data", "evaluator": "Evaluator", "model": "Mode
 # The chapters and single keys that each notebook declares besides `run`. It reads the others from
 # the run's params.yaml.
 NOTEBOOKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "data": (("data",), ("reference",)),
+    "data": (("data",), ("device", "reference")),
     "train": (("run", "data", "evaluator", "model", "noise", "training", "sampling"), ()),
     "evaluate": (("run", "evaluator", "sampling"), ("mixed_precision",)),
     "denoise": (("run", "sampling"), ("mixed_precision", "denoise_steps")),

@@ -119,5 +119,5 @@ def _value(key: str, text: str) -> Any:
         return text
     try:
         return yaml.load(text, _PlainLoader)
-    except (yaml.YAMLError, ValueError):
+    except Exception:  # yaml raises many kinds; the text itself is refused with a sentence
         return text

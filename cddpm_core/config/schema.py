@@ -17,9 +17,10 @@ from pydantic import BeforeValidator, TypeAdapter, ValidationError
 from cddpm_core.config.errors import UserError, did_you_mean, shown
 from cddpm_core.config.parameter import Checked, Parameter, convert, sentence
 from cddpm_core.config.params import FIELDS, Params
+from cddpm_core.scheduler.samplers import SAMPLERS
 
 __all__ = ["CHAPTERS", "FIELDS", "Parameter", "Params", "applies", "coerce",
-           "keys_affecting", "keys_in", "resolve", "sampling_variants"]
+           "keys_affecting", "keys_in", "resolve", "sampling_variants", "timestep_variants"]
 
 Kind = TypeVar("Kind", bound=Checked)
 CHAPTERS = tuple(dict.fromkeys(field.chapter for field in FIELDS.values()))
@@ -52,6 +53,16 @@ def sampling_variants(p: Params) -> list[Params]:
     return [p.replace(sampler=sampler, num_inference_steps=steps, guidance_scale=scale)
             for sampler in p.sweep_samplers for steps in p.sweep_steps
             for scale in p.sweep_guidance]
+
+
+def timestep_variants(p: Params) -> dict[int, Params]:
+    """Return ``p`` for both T of the timesteps experiment; `UserError` if one is invalid."""
+    if p.experiment_timesteps == p.num_train_timesteps:
+        raise UserError(f"experiment_timesteps: found {p.experiment_timesteps}, the "
+                        "num_train_timesteps of the run itself, expected another number")
+    return {T: p.replace(num_train_timesteps=T, experiment_epochs=0, num_inference_steps=(
+        T if SAMPLERS[p.sampler].steps == "all" else min(p.num_inference_steps, T)))
+        for T in (p.num_train_timesteps, p.experiment_timesteps)}
 
 
 @cache

@@ -93,7 +93,6 @@ class Evaluator:
         if images.ndim != 4 or tuple(images.shape[1:]) != (3, 64, 64):
             raise UserError("evaluator: expected images of shape (B, 3, 64, 64), found "
                             f"{tuple(images.shape)}")
-        self.model.eval()
         return torch.cat([function(x.to(self.device).float()).cpu() for x in images.split(256)])
 
 

@@ -78,8 +78,7 @@ def network_diagram(config: Mapping[str, Any]) -> Figure:
         _box(axis, 0, y, f"objects at\ntheir positions:\n{embedded}", GREEN, wide=0.4 * WIDE)
         _arrow(axis, (-0.2 * WIDE, y), (-2.2 + WIDE / 2, y), color=GREEN)
     if tokens:
-        token = widths[-1] if transformer else config["class_emb_size"] // 2
-        _box(axis, -2.2, -deepest, f"{token} channels for each\nobject of the label", GREEN,
+        _box(axis, -2.2, -deepest, f"{widths[-1]} channels for each\nobject of the label", GREEN,
              wide=0.7 * WIDE, dx=-0.9)
         _arrow(axis, (-2.2 - 0.9 + 0.35 * WIDE, -deepest - 0.15), (-WIDE / 2, -deepest - 0.15),
                color=GREEN)

@@ -25,7 +25,7 @@ from traitlets import default
 from traitlets.config import Config
 
 from cddpm_core.config.errors import UserError
-from cddpm_core.config.files import atomic
+from cddpm_core.config.files import atomic, read_text
 from cddpm_core.config.presets import read_yaml
 from cddpm_core.config.schema import Params, resolve
 from cddpm_core.report.document import Document
@@ -102,8 +102,11 @@ class LabReport(TemplateExporter):
         return self._finished(document.json(meta), options, meta, seen, fonts, folder)
 
     def _pandoc(self, document: str, options: Sequence[str], folder: Path) -> str:
-        return pypandoc.convert_text(document, self.writer, format="json",
-                                     extra_args=[*options, f"--resource-path={folder}"])
+        try:
+            return pypandoc.convert_text(document, self.writer, format="json",
+                                         extra_args=[*options, f"--resource-path={folder}"])
+        except RuntimeError as error:  # such as a file of the author's that it cannot read
+            raise UserError(f"report: pandoc failed ({' '.join(str(error).split())})") from None
 
 
 class LabReportHTML(LabReport):
@@ -188,8 +191,7 @@ def _scripts(source: str) -> str:
 
 def entries(bibliography: Path) -> list[str]:
     """Return the names of the entries of a ``.bib`` file."""
-    return re.findall(r"^\s*@\w+\s*\{\s*([^\s,]+)\s*,", bibliography.read_text(encoding="utf-8"),
-                      re.MULTILINE)
+    return re.findall(r"^\s*@\w+\s*\{\s*([^\s,]+)\s*,", read_text(bibliography), re.MULTILINE)
 
 
 def needs_outputs(nb: NotebookNode, resources: Any) -> tuple[NotebookNode, Any]:

@@ -230,7 +230,7 @@ def step_figure(x_0: torch.Tensor, epsilon: torch.Tensor, x_t: torch.Tensor,
     """
     errors = (prediction - wanted).square().mean(1)
     rows = {"$x_0$": x_0, r"$\epsilon$": epsilon, "$x_t$": x_t, "prediction": prediction}
-    side = 0.9 * WIDTH / len(timesteps) * x_0.shape[-2] / x_0.shape[-1]
+    side = 0.9 * WIDTH / len(timesteps)
     figure, axes = plt.subplots(len(rows) + 1, len(timesteps), squeeze=False,
                                 figsize=(WIDTH, (len(rows) + 1) * side + 0.6))
     for line, (name, images) in zip(axes, rows.items(), strict=False):

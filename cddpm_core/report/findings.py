@@ -104,12 +104,10 @@ def verdict_text(facts: Facts) -> str:
     first = say("official evaluator" if facts.metrics["evaluator"]["kind"] == "official"
                 else "private stand-in")
     return prose(
-        say("The {first} differs from the released stand-in by {difference} in micro accuracy over "
-            "both files, which is usual for images that were made without either evaluator."
-            if usual else
-            "**The {first} differs from the released stand-in by {difference} in micro accuracy "
-            "over both files, more than is usual for images that were made without either "
-            "evaluator.**",
+        say("The {first} differs from the released stand-in by {difference} in micro accuracy, "
+            "which is usual for images that were made without either evaluator." if usual else
+            "**The {first} differs from the released stand-in by {difference} in micro accuracy, "
+            "more than is usual for images that were made without either evaluator.**",
             first=first, difference=with_interval(mean, half, signed=True)),
         say("The {first} guided the sampling, and the released stand-in took no part in it.",
             first=first) if facts.params.evaluator_guidance else
@@ -129,8 +127,7 @@ def denoise_text(facts: Facts) -> str:
             r"image $\hat x_0$ that the network predicts from it.", shown=shown),
         say("They take more steps than the images above, and so end in slightly different images.")
         if facts.params.num_inference_steps < facts.params.denoise_steps else "",
-        say("*Normalised* images show the values that the network sees, each image rescaled to "
-            "[0, 1]."),
+        say("*Normalised* images show the values that the network sees, each rescaled to [0, 1]."),
         say("*Denormalised* images show the same values as pixels, clipped to their range."))
 
 
@@ -152,8 +149,7 @@ def experiment_text(facts: Facts) -> str:
     return prose(
         "" if first.get("finished", True) and second.get("finished", True) else
         say("**One of the trainings is not finished.**"),
-        say("The experiment trains with T = {second} instead of {first}: {changes} "
-            "(@tbl:timesteps).",
+        say("The experiment trains with T = {second}, not {first}: {changes} (@tbl:timesteps).",
             second=second["num_train_timesteps"], first=first["num_train_timesteps"],
             changes=listed(changes)),
         say("Both variants are compared after {compared} of the {epochs} epochs of the same "

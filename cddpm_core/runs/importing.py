@@ -146,9 +146,14 @@ def _pipeline(source: Path, params: Params,
     from cddpm_core.evaluation.weights import read_weights
     from cddpm_core.runs.foreign_unet import check_config, load_unet
 
+    of_diffusers = _class(file.parent) == "UNet2DModel"
+    if of_diffusers and params.backbone != "unet":
+        raise UserError(f"{file.parent}: its network is a UNet2DModel where the parameters have "
+                        f"backbone {shown(params.backbone)}, expected those of a 'unet', as "
+                        "params/seed.yaml has them")
     content = read_weights(file, EXPECTED, MAX_BYTES)
     pipeline = _untrained(params, run, content, file)
-    if _class(file.parent) == "UNet2DModel":
+    if of_diffusers:
         check_config(file.parent, pipeline.unet)
     return pipeline, file, load_unet(pipeline.unet, content, f"{file}", EXPECTED)
 

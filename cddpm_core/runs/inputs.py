@@ -18,8 +18,7 @@ __all__ = ["NEW", "data_fingerprint", "stage_inputs", "why_run"]
 
 EVALUATORS = "evaluation/stand_in.py"  # reached by whatever uses an evaluator
 # Files that are read by a module of the package are inputs where that module is.
-PACKAGE_DATA = {"data/labels.py": "data/lab", "report/export.py": "report/assets",
-                "runs/pretrained.py": "pretrained", EVALUATORS: "evaluator"}
+PACKAGE_DATA = {"data/labels.py": "data/lab", EVALUATORS: "evaluator"}
 FOLLOWED = ("data", "blender", "clevr_assets", "evaluator", "reference")  # not compared as text
 NEW = "not run before"
 STATES = {"failed": "it failed before", "by hand": "its notebook was run by hand since"}

@@ -207,10 +207,10 @@ def run_name(given: str, output: str | None = None, *, write: bool = True) -> st
 
 def command(run: Run, stage: str) -> str:
     """Return the command that runs a stage of this run; an experiment comes with its report."""
-    params = f"params/{run.name}.yaml"
-    if not (project_root() / params).exists():
-        params = os.path.relpath(run / "params.yaml", project_root())
-    params = shlex.quote(params)
+    # A params file of the run's name may not be what the run was made of.
+    given = project_root() / f"params/{run.name}.yaml"
+    file = run / "params.yaml" if (run / "params.yaml").exists() or not given.exists() else given
+    params = shlex.quote(os.path.relpath(file, project_root()))
     if stage in FIELDS["experiments"].choices:
         return f"python -m cddpm_core report --params {params} -p experiments '[{stage}]'"
     return f"python -m cddpm_core stage {stage} --params {params}"

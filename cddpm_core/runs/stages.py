@@ -18,7 +18,7 @@ from papermill.exceptions import PapermillExecutionError
 from cddpm_core.config.errors import UserError, did_you_mean
 from cddpm_core.config.files import project_root, sha256_of, typed_path
 from cddpm_core.config.progress import HEADLESS
-from cddpm_core.config.schema import FIELDS, Params, sampling_variants
+from cddpm_core.config.schema import FIELDS, Params, sampling_variants, timestep_variants
 from cddpm_core.data.labels import CONDITION_FILES
 from cddpm_core.runs.archive import archive_stale_training, changed_since_training
 from cddpm_core.runs.importing import check_imported, without_training
@@ -104,6 +104,8 @@ def check(names: Sequence[str], params: Params) -> None:
                         "frames")
     if "sampling" in names:
         sampling_variants(params)
+    if "timesteps" in names:
+        timestep_variants(params)
     check_imported(Run(params.run), params)
     if "report" in names:
         check_runs(params.runs, Run(params.run))

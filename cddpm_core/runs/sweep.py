@@ -9,6 +9,7 @@ from cddpm_core.config.errors import UserError
 from cddpm_core.config.files import atomic
 from cddpm_core.config.schema import Params, keys_affecting
 from cddpm_core.runs.archive import RECORD
+from cddpm_core.runs.lock import locked
 from cddpm_core.runs.run import Run
 from cddpm_core.runs.stages import check, run_stages, with_needs
 from cddpm_core.training.history import write_history
@@ -35,6 +36,8 @@ def run_sweep(presets: Sequence[Params], seeds: Sequence[int] = ()) -> Run:
     stages = with_needs("analyse" if len(presets) == 1 else "evaluate")
     for params in runs:
         check(stages, params)
+    check([stage for stage in with_needs("report", runs[0].experiments) if stage != "report"],
+          runs[0])
     for index, params in enumerate(runs):
         print(f"run {index + 1} of {len(runs)}: {params.run}", flush=True)
         for earlier in runs[:index]:
@@ -50,11 +53,14 @@ def _training(params: Params) -> list:
 
 
 def _take_training(source: Run, target: Run) -> None:
-    if (target / "checkpoint.pt").exists() or not (source / "checkpoint.pt").exists():
+    if not (source / "checkpoint.pt").exists():
         return
-    shutil.copytree(source / "model", target / "model", dirs_exist_ok=True)
-    # The accuracies on the way are those of the other preset's sampling.
-    write_history(target.folder, [line for line in source.history() if "test" not in line])
-    for name in (RECORD, "checkpoint.pt"):  # the checkpoint last: with it the training is whole
-        with atomic(target / name) as temporary:
-            shutil.copy(source / name, temporary)
+    with locked(target.folder):
+        if (target / "checkpoint.pt").exists():
+            return
+        shutil.copytree(source / "model", target / "model", dirs_exist_ok=True)
+        # The accuracies on the way are those of the other preset's sampling.
+        write_history(target.folder, [line for line in source.history() if "test" not in line])
+        for name in (RECORD, "checkpoint.pt"):  # the checkpoint last: with it the training is whole
+            with atomic(target / name) as temporary:
+                shutil.copy(source / name, temporary)

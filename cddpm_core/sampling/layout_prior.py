@@ -26,14 +26,16 @@ class LayoutPrior(ModelMixin, ConfigMixin):
         self.register_buffer("layouts", torch.zeros(num_layouts, max_objects, 2))
 
     @classmethod
-    def of(cls, layouts: np.ndarray, max_objects: int = 3) -> LayoutPrior:
-        """Return the prior of layouts (M, k, 2), without objects after ``max_objects``."""
-        prior = cls(len(layouts), max_objects)
-        prior.layouts[:, :layouts.shape[1]] = torch.from_numpy(layouts)[:, :max_objects]
+    def of(cls, layouts: np.ndarray) -> LayoutPrior:
+        """Return the prior of layouts (M, k, 2)."""
+        prior = cls(*layouts.shape[:2])
+        prior.layouts.copy_(torch.from_numpy(layouts))
         return prior
 
     def sample(self, labels: torch.Tensor, seeds: Sequence[int], choices: int = 1) -> torch.Tensor:
-        """Return positions (B, 24, 2) for labels (B, 24), NaN for objects not named.
+        """Return positions (B, 24, 2) for labels (B, 24).
+
+        They are NaN for objects not named, and for those after the last one of a layout.
 
         Each image's seed samples ``choices`` training scenes. Its objects get the positions of the
         one whose two nearest objects are farthest apart.

@@ -61,7 +61,8 @@ class ClassConditionedPipeline(DiffusionPipeline):
         one = not conditions or isinstance(conditions[0], str)
         several = [conditions] if one else conditions
         labels = torch.stack([to_multi_hot(names) for names in several])
-        seeds = torch.randint(2**62, (len(labels),), generator=generator).tolist()
+        seeds = torch.randint(2**62, (len(labels),), generator=generator,
+                              device=generator.device if generator else None).tolist()
         denoiser = Guided(Denoiser(self.unet, self.scheduler), guidance_scale, guidance_interval)
         images = sample(self, labels, seeds, denoiser=denoiser, sampler=sampler,
                         num_inference_steps=num_inference_steps, layout_choices=layout_choices,
@@ -80,7 +81,7 @@ def make_pipeline(params: Params, dataset: IclevrDataset) -> ClassConditionedPip
     layouts = dataset.layouts() if params.layout else ()
     unet = make_network(params, layout=bool(len(layouts)))
     unet.check_labels(dataset.labels)
-    prior = LayoutPrior.of(layouts, unet.config.max_objects) if len(layouts) else None
+    prior = LayoutPrior.of(layouts) if len(layouts) else None
     return ClassConditionedPipeline(unet, make_scheduler(params), codec, prior)
 
 

@@ -72,8 +72,8 @@ def render_cycles_dataset(folder: str | Path, *, num_scenes: int, seed: int, ass
                            for frame in range(frames)] for scene in scenes])
 
 
-def render_by_cycles(scenes: Sequence[Scene], *, assets: str | Path, blender: str | Path = "",
-                     samples: int = 128, denoise: bool = False, gpu: bool = True,
+def render_by_cycles(scenes: Sequence[Scene], *, assets: str | Path, gpu: bool,
+                     blender: str | Path = "", samples: int = 128, denoise: bool = False,
                      progress: bool = True) -> np.ndarray:
     """Return the frames of scenes with all their objects, uint8 (N, 240, 320, 3).
 

@@ -28,7 +28,7 @@ class Batch(NamedTuple):
     """What a process sees of a step.
 
     ``images`` (B, 3, H, W) in [-1, 1], ``labels`` (B, 24) and ``positions`` (B, 24, 2), zero and
-    NaN where they are dropped, ``t`` (B,) and ``epsilon`` (B, *x_shape).
+    NaN where they are dropped, ``t`` (B,) and ``epsilon`` (B, 3, H, W).
     """
 
     images: torch.Tensor
@@ -42,14 +42,13 @@ class Batches:
     """Makes the batch of any step, without waiting for the device.
 
     Images are held on the device as uint8 where they fit. If not, a thread reads those of the next
-    step into pinned memory. ``mine`` is the part of a batch that this process has, ``x_shape``
-    that of x_0; with ``layout`` the images have positions.
+    step into pinned memory. ``mine`` is the part of a batch that this process has; with ``layout``
+    the images have positions.
     """
 
     def __init__(self, params: Params, dataset: IclevrDataset, device: torch.device, mine: slice,
-                 x_shape: tuple[int, ...], layout: bool) -> None:
+                 layout: bool) -> None:
         self.params, self.dataset, self.device, self.mine = params, dataset, device, mine
-        self.x_shape = x_shape
         self.labels = dataset.labels.to(device)
         self.positions = (dataset.positions if layout else
                           torch.full((len(dataset), dataset.labels.shape[1], 2), torch.nan)
@@ -69,7 +68,7 @@ class Batches:
         options = {"generator": generator, "device": self.device}
         t = sample_timesteps(count, p.num_train_timesteps, p.timestep_sampling, p.timestep_shift,
                              generator)
-        epsilon = torch.randn((count, *self.x_shape), **options)
+        epsilon = torch.randn((count, 3, p.image_size, p.image_size), **options)
         labelled = (torch.rand(count, 1, **options) >= p.label_drop)[self.mine]
         located = (torch.rand(count, 1, 1, **options) >= p.label_drop)[self.mine]
         indices = self._sent(torch.from_numpy(self.indices(step)[self.mine]))

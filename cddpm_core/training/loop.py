@@ -47,11 +47,10 @@ def train(params: Params, dataset: IclevrDataset, folder: Path, *,
     the first one alone writes files, and ``evaluate`` is called by all.
 
     Returns ``images_per_second``, ``seconds``, ``steps``, ``images``, ``loss``
-    (mean of the last lines), ``parameters``, ``rows`` (the first that the network sees and the one
-    after the last; empty for all), the number of ``layouts``, the ``device``, the steps ``skipped``
-    and whether training is ``finished``. Raises `UserError` for a checkpoint of another training,
-    after 10 steps in a row without a finite loss, which shows at the next line of the history, and
-    if the memory of the device is not enough.
+    (mean of the last lines), ``parameters``, the number of ``layouts``, the ``device``, the steps
+    ``skipped`` and whether training is ``finished``. Raises `UserError` for a checkpoint of another
+    training, after 10 steps in a row without a finite loss, which shows at the next line of the
+    history, and if the memory of the device is not enough.
     """
     trainer = Trainer(params, dataset, accelerator)
     check_memory(trainer)
@@ -86,7 +85,7 @@ def train(params: Params, dataset: IclevrDataset, folder: Path, *,
             epoch = math.floor(trainer.epoch)
             due = (evaluate and params.evaluate_every and epoch > epoch_before
                    and not epoch % params.evaluate_every and trainer.step < trainer.total_steps)
-            save = time.monotonic() - saved_at > 60 * params.checkpoint_minutes
+            save = first and time.monotonic() - saved_at > 60 * params.checkpoint_minutes
             report = trainer.step % LOG_EVERY == 0 or trainer.step == last
             if not (due or save or report):
                 continue
@@ -107,7 +106,7 @@ def train(params: Params, dataset: IclevrDataset, folder: Path, *,
                 counters.clear()
             if due:
                 log(evaluate(trainer.averaged(), f"epoch_{epoch:03d}"))
-            if save and first and not seen.in_a_row:
+            if save and not seen.in_a_row:
                 trainer.save(checkpoint)
                 saved_at = time.monotonic()
             started = time.perf_counter()

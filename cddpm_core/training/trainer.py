@@ -70,7 +70,7 @@ class Trainer:
         self.unet, self.scheduler = self.pipeline.unet, self.pipeline.scheduler
         self.batches = Batches(params, dataset, self.device,
                                process_slice(accelerator, params.batch_size),
-                               self.pipeline.codec.mean.shape, self.unet.config.layout)
+                               self.unet.config.layout)
         self.total_steps = math.ceil(params.epochs * len(dataset) / params.batch_size)
         network = self.accelerator.prepare_model(self.unet) if self.accelerator else self.unet
         self.network = compiled(network, params.compile, self.device, self.total_steps)

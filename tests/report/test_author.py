@@ -63,6 +63,21 @@ def test_words_are_text_with_pictures_and_references_in_both_exports(run):
         assert "Denoising Diffusion Probabilistic" not in text and "A <picture>" in text
 
 
+@pytest.mark.parametrize(("content", "words"), [
+    ("@misc{mine2024, author = {Müller}}".encode("latin-1"), "cannot be read as text"),
+    (b"@misc{mine2024, title = {A paper", "pandoc failed .*references.bib"),
+])
+def test_references_that_cannot_be_read_are_one_sentence(run, content, words):
+    write(run, "discussion.md", "As in [@mine2024].")
+    (run / "report/references.bib").write_bytes(content)
+    found = facts(run)
+    write_notebook(run / "report.ipynb", title_page(found)._repr_mimebundle_(),
+                   chapters.results(found).markdown(), chapters.discussion(found).markdown())
+    with pytest.raises(UserError, match=words) as error:
+        export(run)
+    assert "\n" not in str(error.value)
+
+
 def test_they_stand_before_the_computed_sentences_or_instead_of_them(run):
     write(run, "discussion.md", "My view.")
     both = chapters.discussion(facts(run)).markdown()

@@ -213,6 +213,12 @@ def test_a_model_of_another_network_says_which(outputs, small, theirs, tmp_path)
         params_of(tmp_path / "ddpm.pth")
 
 
+def test_the_u_net_of_diffusers_is_not_taken_for_a_u_vit(outputs, small, theirs, tmp_path):
+    theirs.save_pretrained(tmp_path / "theirs/unet")
+    with pytest.raises(UserError, match="a UNet2DModel where .* backbone 'u_vit', expected .*unet"):
+        import_model(tmp_path / "theirs", small.replace(backbone="u_vit"))
+
+
 def test_what_was_trained_here_is_not_replaced(trained, tiny, outputs, small, theirs, tmp_path,
                                                dataset):
     torch.save(theirs.state_dict(), tmp_path / "ddpm.pth")

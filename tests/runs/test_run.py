@@ -258,6 +258,9 @@ def test_the_command_of_a_stage_can_be_given(run):
     assert command(quick, "sampling").endswith(
         "report --params params/quick.yaml -p experiments '[sampling]'")
     assert command(run, "train").endswith(f"{run.name}/params.yaml")
+    quick.write_params(Params(run="quick", epochs=9))  # not those of params/quick.yaml
+    assert command(quick, "train").endswith(f"{quick.folder.name}/params.yaml")
+    assert "params/quick.yaml" not in command(quick, "train")
 
 
 def test_a_stage_is_forgotten_with_its_figures(run):

@@ -243,8 +243,12 @@ def test_a_run_in_use_is_left_alone(project):
     ({"reference": "nowhere"}, "reference: nowhere is not a folder"),
     ({"evaluator": "nowhere.pth"}, "nowhere.pth"),
     ({"runs": ["nobody"]}, "runs: found 'nobody'"),
+    ({"experiments": ["sampling"], "sweep_steps": [7]}, "ddim needs a divisor"),
+    ({"experiments": ["timesteps"], "experiment_timesteps": 20}, "expected another number"),
+    ({"experiments": ["timesteps"], "sampler": "ddim", "experiment_timesteps": 21},
+     "ddim needs a divisor of num_train_timesteps .21."),
 ])
 def test_what_would_fail_late_is_named_first(project, changes, words):
     with pytest.raises(UserError, match=words):
-        project.make(**changes)
+        project.make([*PLAIN, *changes.get("experiments", [])], **changes)
     assert not project.ran and not project.run.folder.exists()

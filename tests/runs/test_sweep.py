@@ -1,5 +1,9 @@
+import subprocess
+import sys
+
 import pytest
 from conftest import ROOT
+from runs.test_lock import HOLD
 
 from cddpm_core.config.errors import UserError
 from cddpm_core.config.presets import read_yaml
@@ -79,11 +83,23 @@ def test_runs_of_one_name_are_refused(stages, presets, seeds):
     assert stages == []
 
 
-def test_what_would_fail_hours_later_fails_first(stages, tmp_path):
-    presets = [Params(run="a"), Params(run="b", data=str(tmp_path / "absent"))]
-    with pytest.raises(UserError, match="absent"):
-        sweep.run_sweep(presets)
+@pytest.mark.parametrize(("a", "b", "words"), [
+    ({}, {"data": "absent"}, "absent"),
+    ({"experiments": ["sampling"], "sweep_steps": [7]}, {}, "ddim needs a divisor")])
+def test_what_would_fail_hours_later_fails_first(stages, a, b, words):
+    with pytest.raises(UserError, match=words):
+        sweep.run_sweep([Params(run="a", **a), Params(run="b", **b)], [0, 1])
     assert stages == []
+
+
+def test_a_training_is_not_put_into_a_run_in_use(stages, tmp_path):
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "b")], cwd=ROOT, text=True,
+                          stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=f"in use by process {holder.pid}"):
+            sweep.run_sweep([Params(run="a"), Params(run="b", guidance_scale=1.0)])
+        holder.kill()
+    assert not (tmp_path / "b/checkpoint.pt").exists()
 
 
 def test_of_an_imported_run_there_is_no_training_to_take(stages, tmp_path):

@@ -54,13 +54,12 @@ def test_a_single_object_has_the_position_of_the_first_scene_of_the_seed():
     assert torch.equal(sampled(["red cube"], range(5), 8), sampled(["red cube"], range(5)))
 
 
-@pytest.mark.parametrize(("size", "max_objects"), [(3, 2), (2, 3), (3, 3)])
-def test_layouts_of_more_or_fewer_objects_than_the_network_has(size, max_objects):
-    prior = LayoutPrior.of(LAYOUTS[:, :size], max_objects)
-    assert prior.layouts.shape == (5, max_objects, 2)
-    both = min(size, max_objects)
-    assert np.array_equal(prior.layouts[:, :both], LAYOUTS[:, :both])
-    assert not prior.layouts[:, both:].any()
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_objects_after_the_last_one_of_a_layout_have_no_position(size):
+    names = ["red cube", "gray sphere", "blue cylinder"]
+    found = LayoutPrior.of(LAYOUTS[:, :size]).sample(to_multi_hot(names)[None], [3], 4)[0]
+    placed = [not found[OBJECTS.index(name)].isnan().any() for name in names]
+    assert placed == [index < size for index in range(3)]
 
 
 def test_layouts_round_trip(tmp_path):

@@ -19,7 +19,7 @@ def alike(one, other):
 def make(tiny, dataset):
     """Makes the batches of a training."""
     def made(found=dataset, mine=WHOLE, layout=True, **changes):
-        return Batches(tiny.replace(**changes), found, CPU, mine, (3, 48, 64), layout)
+        return Batches(tiny.replace(**changes), found, CPU, mine, layout)
 
     return made
 

@@ -19,6 +19,7 @@ from cddpm_core.training.checkpoint import read_checkpoint
 from cddpm_core.training.distribution import accelerator_of, check_devices, process_slice
 from cddpm_core.training.history import read_history
 from cddpm_core.training.loop import train
+from cddpm_core.training.state import Counters
 
 SCRIPT = """
 import json, sys
@@ -44,6 +45,17 @@ def main(params, folder):
 # Forks, which takes less time than two processes that each import torch.
 debug_launcher(main, (Params(**json.loads(sys.argv[1])), Path(sys.argv[2])), num_processes=2)
 """
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_only_the_process_that_writes_waits_for_the_device_to_do_so(tiny, dataset, tmp_path,
+                                                                    monkeypatch, first):
+    read, waits = Counters.read, []
+    monkeypatch.setattr(Counters, "read", lambda self: waits.append(self.step) or read(self))
+    accelerator = SimpleNamespace(is_main_process=first, num_processes=1, process_index=0,
+                                  device=torch.device("cpu"), wait_for_everyone=lambda: None)
+    train(tiny.replace(checkpoint_minutes=0), dataset, tmp_path, accelerator=accelerator)
+    assert waits == ([*range(1, 10), 9] if first else [9, 9])
 
 
 def test_two_processes_train_and_sample_as_one_does(tiny, dataset, rendered, tmp_path):
