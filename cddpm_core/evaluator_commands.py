@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from cddpm_core.config.errors import UserError
-from cddpm_core.config.files import atomic, typed_path, write_json
+from cddpm_core.config.files import typed_path, write_json, write_png
 from cddpm_core.config.schema import Params
 from cddpm_core.config.score_params import SCORE_FIELDS, ScoreParams
 
@@ -117,7 +117,6 @@ def evaluator_agreement(folder: str, **options: Any) -> None:
     if params.out:
         out = typed_path(params.out)
         write_json(out / "agreement.json", found)
-        with atomic(out / "agreement.png") as temporary:
-            agreement_figure(found).savefig(temporary, format="png", dpi=150)
+        write_png(out / "agreement.png", agreement_figure(found))
         print(os.path.relpath(out / "agreement.json"), os.path.relpath(out / "agreement.png"),
               sep="\n")

@@ -18,7 +18,8 @@ import psutil
 from cddpm_core.config.errors import UserError, did_you_mean, shown
 
 __all__ = ["SCHEMA", "atomic", "check_schema", "project_root", "read_json", "read_text",
-           "remove_leftovers", "sha256_of", "typed_path", "unwritable", "write_json", "write_text"]
+           "remove_leftovers", "sha256_of", "typed_path", "unwritable", "write_json", "write_png",
+           "write_text"]
 
 SCHEMA = 1  # of the files of a run
 MAX_TEXT = 50_000_000  # bytes of a text file of an unknown source
@@ -113,6 +114,15 @@ def write_text(path: str | Path, content: str) -> None:
     """Write text in UTF-8, atomically."""
     with atomic(path) as temporary:
         temporary.write_text(content, encoding="utf-8")
+
+
+def write_png(path: str | Path, picture: Any) -> None:
+    """Write a PIL image or a matplotlib figure as a PNG file, atomically."""
+    with atomic(path) as temporary:
+        if hasattr(picture, "savefig"):
+            picture.savefig(temporary, format="png", dpi=150, bbox_inches="tight")
+        else:
+            picture.save(temporary, format="png")
 
 
 def write_json(path: str | Path, content: Any) -> None:

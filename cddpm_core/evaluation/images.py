@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torchvision.utils import make_grid
 
-from cddpm_core.config.files import atomic
+from cddpm_core.config.files import write_png
 
 __all__ = ["grid_image", "rescale", "save_images", "to_uint8"]
 
@@ -39,5 +39,4 @@ def to_uint8(images: torch.Tensor) -> torch.Tensor:
 def save_images(images: torch.Tensor, folder: Path) -> None:
     """Write images (N, 3, H, W) in [-1, 1] as ``0.png``, ``1.png``, ... in the given order."""
     for index, pixels in enumerate(to_uint8(images).numpy()):
-        with atomic(folder / f"{index}.png") as temporary:
-            Image.fromarray(pixels).save(temporary, format="png")
+        write_png(folder / f"{index}.png", Image.fromarray(pixels))

@@ -16,7 +16,7 @@ import pypandoc
 from pandocfilters import stringify, walk
 
 from cddpm_core.config.errors import UserError
-from cddpm_core.config.files import atomic
+from cddpm_core.config.files import write_text
 from cddpm_core.report.document import READER, parse
 from cddpm_core.report.facts import Facts
 from cddpm_core.report.language import table_of
@@ -77,8 +77,7 @@ def init_words(folder: str | Path) -> list[Path]:
     texts = {f"{name}.md": HINT.format(name=name, more=MORE[name]) for name in OWN_WORDS}
     for name, text in {**texts, BIBLIOGRAPHY: BIB}.items():
         if not (folder / name).exists():
-            with atomic(folder / name) as temporary:
-                temporary.write_text(text, encoding="utf-8")
+            write_text(folder / name, text)
     return [folder / name for name in (*texts, BIBLIOGRAPHY)]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from cddpm_core.config.files import atomic, typed_path, write_json
+from cddpm_core.config.files import typed_path, write_json, write_png
 from cddpm_core.data.images import to_float
 from cddpm_core.data.labels import COLOURS, SHAPES
 from cddpm_core.evaluation.given_images import GivenImages
@@ -118,8 +118,7 @@ def write_score(given: GivenImages, result: Mapping[str, Any],
     paths = [typed_path(folder) / name for name in ("score.json", "score.png")]
     sentence = verdict_sentence(result)
     write_json(paths[0], {**result, **({"verdicts": sentence} if sentence else {})})
-    with atomic(paths[1]) as temporary:
-        score_figure(given, result).savefig(temporary, format="png", dpi=150, bbox_inches="tight")
+    write_png(paths[1], score_figure(given, result))
     return paths
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from cddpm_core.config.files import atomic
+from cddpm_core.config.files import atomic, write_png
 from cddpm_core.data.labels import condition_file, read_conditions
 from cddpm_core.report.markdown import code, table
 from cddpm_core.runs.run import Run
@@ -38,8 +38,7 @@ def grids_text(outputs: Path) -> str:
     from cddpm_core.scenes.conditions import render_conditions
 
     renders = render_conditions(read_conditions(condition_file(FILE)))
-    with atomic(_picture(outputs, RENDERED)) as temporary:
-        grid_image(to_float(renders), scale=3).save(temporary, format="png")
+    write_png(_picture(outputs, RENDERED), grid_image(to_float(renders), scale=3))
     shown = {RENDERED: _picture(outputs, RENDERED), **shown}
     return (f"## Images\n\nThe 32 conditions of `{FILE}.json`, eight per row in the order of the "
             "file: scenes rendered for them, none of which is a training scene, and what the "

@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from cddpm_core.config.errors import UserError
-from cddpm_core.config.files import atomic, project_root
+from cddpm_core.config.files import project_root, write_png, write_text
 from cddpm_core.config.presets import read_yaml
 from cddpm_core.config.schema import resolve
 from cddpm_core.data.labels import CONDITION_FILES
@@ -27,11 +27,14 @@ from cddpm_core.report.compare import REPEATED, Group, grouped, interval
 from cddpm_core.report.facts import ACCURACIES, DATA_KINDS, Facts, evaluator_phrase, read_facts
 from cddpm_core.report.markdown import code, duration, escape, table, with_interval
 from cddpm_core.report.result_grids import grids_text
+from cddpm_core.runs.modules import PACKAGE
+from cddpm_core.runs.pretrained import NAME as SHIPPED
+from cddpm_core.runs.pretrained import pretrained_run
 from cddpm_core.runs.run import Run
 
 __all__ = ["write_results"]
 
-SHIPPED, SHIPPED_FROM = "pretrained", "best_cpu"  # the run in the package, and its preset
+SHIPPED_FROM = "best_cpu"  # the preset of the run in the package
 BASE = "recipe"  # of the ablations: nothing changed
 # Columns of results: where ``metrics.json`` has them, and a factor.
 MEASURES = {
@@ -40,7 +43,6 @@ MEASURES = {
     "sharpness": (("fidelity", "sharpness", "value"), 1),
     "1000 × kernel distance": (("fidelity", "kernel_distance", "value"), 1000)}
 NONE = "–"
-PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def write_results(outputs: Path | None = None) -> Path:
@@ -55,7 +57,7 @@ def write_results(outputs: Path | None = None) -> Path:
     if BASE not in [_stem(facts.run.name) for facts in ablations]:
         ablations = []
     plain = [facts for facts in runs if facts not in ablations]
-    shipped = Run(SHIPPED, outputs=PACKAGE)
+    shipped = pretrained_run()
     if SHIPPED_FROM not in [facts.run.name for facts in runs] and (
             shipped / "metrics.json").exists():
         plain.append(read_facts(shipped, shipped.params()))
@@ -76,8 +78,7 @@ def write_results(outputs: Path | None = None) -> Path:
     text = re.sub(r"\n\nTable: (.*?)(\[\]\(#tbl:[^)]*\))?\n", r"\n\n\1\n",
                   "\n".join(filter(None, sections)))
     path = bench.outputs / "README.md"
-    with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, text)
     return path
 
 
@@ -90,9 +91,7 @@ def _race_picture(measured: Mapping[str, Any], outputs: Path) -> str:
     from cddpm_core.report.bench_charts import race_figure
     from cddpm_core.report.captions import CAPTIONS
 
-    with atomic(outputs / "race.png") as temporary:
-        race_figure([*raced.values()]).savefig(temporary, format="png", dpi=150,
-                                               bbox_inches="tight")
+    write_png(outputs / "race.png", race_figure([*raced.values()]))
     caption = CAPTIONS["race"]
     return (f"![{caption.alt}](race.png)\n\n{caption.text} "
             f"({bench_origin(measured)}.)\n")

@@ -11,13 +11,13 @@ from cddpm_core.config.cells import cell_parameters
 from cddpm_core.config.errors import UserError
 from cddpm_core.config.schema import Params, keys_affecting, resolve
 from cddpm_core.data.labels import CONDITION_FILES
+from cddpm_core.runs.modules import PACKAGE
 from cddpm_core.runs.run import Run, command, open_run
 from cddpm_core.runs.session import Session
 
 __all__ = ["NAME", "open_trained", "pack", "pretrained_run"]
 
 NAME = "pretrained"
-PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def pretrained_run() -> Run:

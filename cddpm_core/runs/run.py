@@ -20,10 +20,10 @@ from cddpm_core.config.environment import CACHE, OUTPUTS
 from cddpm_core.config.errors import UserError, did_you_mean, shown
 from cddpm_core.config.files import (
     SCHEMA,
-    atomic,
     check_schema,
     project_root,
     write_json,
+    write_png,
     write_text,
 )
 from cddpm_core.config.presets import PATHS, absolute, read_yaml, to_yaml
@@ -132,8 +132,7 @@ class Run:
     def save_figure(self, figure: Any, name: str) -> Path:
         """Write a matplotlib figure to ``figures/<name>.png`` and return its path."""
         path = self / f"figures/{name}.png"
-        with atomic(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=150, bbox_inches="tight")
+        write_png(path, figure)
         return path
 
     @contextlib.contextmanager

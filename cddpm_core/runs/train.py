@@ -22,7 +22,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from cddpm_core.config.errors import UserError
-from cddpm_core.config.files import atomic, project_root
+from cddpm_core.config.files import project_root, write_png
 from cddpm_core.config.presets import to_yaml
 from cddpm_core.config.schema import Params
 from cddpm_core.data.dataset import ConditionDataset, IclevrDataset
@@ -75,8 +75,7 @@ def periodic_evaluation(run: Run, params: Params, dataset: IclevrDataset, evalua
                           "sharpness": sharpness(images) / expected()}}
         if accelerator and not accelerator.is_main_process:
             return found
-        with atomic(run / f"figures/progress/{name}.png") as temporary:
-            grid_image(images).save(temporary, format="png")
+        write_png(run / f"figures/progress/{name}.png", grid_image(images))
         if params.experiment_epochs and name == f"epoch_{params.experiment_epochs:03d}":
             save_pipeline(pipeline, early_variant(run, params, params.experiment_epochs) / "model")
         return found

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from cddpm_core.config.errors import UserError
-from cddpm_core.config.files import atomic, remove_leftovers
+from cddpm_core.config.files import remove_leftovers, write_text
 from cddpm_core.config.progress import progress as progress_bar
 from cddpm_core.config.seeds import numpy_generator
 from cddpm_core.data.labels import COLOURS
@@ -123,8 +123,7 @@ def _claim(folder: Path, about: str) -> None:
         if found or any(folder.glob("iclevr/*.png")):
             raise UserError(f"{folder}: holds images of other scenes or settings, expected an "
                             "empty folder or one whose rendering was interrupted")
-        with atomic(path) as temporary:
-            temporary.write_text(about, encoding="utf-8")
+        write_text(path, about)
 
 
 def _render(program: Blender, job: dict[str, Any], scenes: Sequence[dict[str, Any]],

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cddpm_core.config.errors import UserError
-from cddpm_core.config.files import atomic, unwritable
+from cddpm_core.config.files import unwritable, write_text
 
 __all__ = ["append_history", "read_history", "write_history"]
 
@@ -34,8 +34,7 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
 
 def write_history(folder: Path, lines: Sequence[dict[str, Any]]) -> None:
     """Write a history anew."""
-    with atomic(folder / NAME) as temporary:
-        temporary.write_text(_text(lines), encoding="utf-8")
+    write_text(folder / NAME, _text(lines))
 
 
 def append_history(folder: Path, line: dict[str, Any]) -> None:
