@@ -159,7 +159,7 @@ class Params(Checked):
 
     sampler: SamplerName = _sampling("sde_dpm_solver++", "sampler")
     num_inference_steps: Count = _sampling(12, "number of sampling steps")
-    guidance_scale: Scale = _sampling(2.0, "scale of classifier-free guidance; 1: none")
+    guidance_scale: Scale = _sampling(1.25, "scale of classifier-free guidance; 1: none")
     guidance_interval: list[Fraction] = _sampling(
         [0.0, 0.6], "fractions of T between which guidance is applied")
     evaluator_guidance: float = _sampling(

@@ -21,7 +21,7 @@ from cddpm_core.config.schema import resolve
     ({"sampler": "ddim", "num_inference_steps": 30}, "ddim needs a divisor of num_train_timesteps"),
     ({"student_id": "0716 221"}, "student_id: expected letters, digits"),
     ({"language": "English"}, "language: expected a code"),
-    ({"label_drop": 0}, "guidance_scale: 2 needs a model trained with dropped labels"),
+    ({"label_drop": 0}, "guidance_scale: 1.25 needs a model trained with dropped labels"),
     ({"sampler": "ddpm"}, "num_inference_steps: ddpm takes every timestep, expected 1000"),
 ])
 def test_values_that_exclude_one_another(values, words):

@@ -51,7 +51,7 @@ def test_seeds_of_a_configuration_are_one_group(runs, tmp_path):
     first, second = group_runs(facts(tmp_path), runs[::-1])
     assert (first.name, first.seeds) == ("base", [0, 1, 2])
     assert (second.name, second.seeds) == ("plain", [0])
-    assert second.changes(first) == {"guidance_scale": (2.0, 1.0)} and not first.changes(first)
+    assert second.changes(first) == {"guidance_scale": (1.25, 1.0)} and not first.changes(first)
     mean, half = first.accuracy("test")
     # Student's t with two degrees of freedom: 4.303 standard errors.
     assert mean == pytest.approx(0.8) and half == pytest.approx(4.3027 * 0.1 / math.sqrt(3), 1e-4)
