@@ -76,7 +76,7 @@ def test_the_official_evaluator_and_the_stand_in_stand_side_by_side(capsys, tmp_
                    "--out", "here")
     assert "scored by: official evaluator (weights of an unknown hash)" in printed
     assert "scored by: released stand-in evaluator" in printed
-    assert "The official evaluator finds −0." in printed
+    assert "released stand-in by −0." in printed
     found = json.loads((tmp_path / "here/score.json").read_text())
     assert found["micro"] < found["second"]["micro"] and found["verdicts"]
 
