@@ -79,7 +79,7 @@ def test_objects_are_chosen_and_the_image_changes(chromium, lab):
                 break
             if question.is_visible():
                 question.click()
-        image.wait_for(timeout=300_000)
+        image.wait_for(timeout=60_000)
     except NotShown as error:
         shown = page.locator("body").inner_text()
         raise AssertionError(f"no image was sampled, the page shows: {shown}") from error

@@ -15,7 +15,7 @@ __all__ = ["trajectory"]
 
 def trajectory(pipeline: ClassConditionedPipeline, label: torch.Tensor, seed: int,
                moments: int = 12, **options: Any) -> list[dict]:
-    """Return the trajectory of one image at some moments, noise first.
+    """Return the trajectory of one image at ``moments`` moments, or all it has, noise first.
 
     They are spaced as evenly in t as the steps of the sampler allow. Each moment is a dict with
     ``step``, ``timestep``, ``x_t`` and predicted ``x_0``, both float (3, H, W) as the network sees
