@@ -56,7 +56,7 @@ seeds: $(READY)
 
 ablations: $(READY)
 	$(CDDPM) sweep $(RECIPE) $(filter-out $(RECIPE),$(sort $(wildcard params/ablations/*.yaml))) \
-		--seeds $(SEEDS) -p epochs "$(EPOCHS)" -p evaluate_every 0 $(INPUTS)
+		--seeds $(SEEDS) -p epochs "$(EPOCHS)" -p evaluate_every 0 -p analysis_images 300 $(INPUTS)
 
 experiments: $(READY)
 	for file in params/experiments/*.yaml; do $(CDDPM) report --params $$file $(INPUTS) || exit; done

@@ -42,6 +42,7 @@ MEASURES = {
     **{f"{name} micro, one layout": ((name, "one_layout", "micro"), 1) for name in CONDITION_FILES},
     "sharpness": (("fidelity", "sharpness", "value"), 1),
     "1000 × kernel distance": (("fidelity", "kernel_distance", "value"), 1000)}
+FIDELITY = list(MEASURES)[-2:]
 NONE = "–"
 
 
@@ -189,10 +190,11 @@ def _ablations(groups: Sequence[Group]) -> str:
                             for key, (_, here) in group.changes(base).items())
         rows.append([code(_stem(group.name)), changes or "nothing", str(len(group.runs)),
                      *(with_interval(*group.accuracy(file)) for file in CONDITION_FILES),
-                     with_interval(*gain, signed=True) if gain else NONE])
+                     with_interval(*gain, signed=True) if gain else NONE,
+                     *(_mean(group, *MEASURES[measure]) for measure in FIDELITY)])
     return ("## Ablations\n\n"
             + table(["run", "changes", "seeds", *(f"{file} micro" for file in CONDITION_FILES),
-                     "gain"], rows, "", numbers=False)
+                     "gain", *FIDELITY], rows, "", numbers=False)
             + "\nGain: micro accuracy over both files, less that of the first row, with its 95 % "
               "interval over conditions. "
               f"Data and evaluator: {base.runs[0].origin()}. "

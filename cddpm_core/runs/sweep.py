@@ -18,7 +18,7 @@ __all__ = ["run_sweep"]
 
 
 def run_sweep(presets: Sequence[Params], seeds: Sequence[int] = ()) -> Run:
-    """Train and evaluate each preset with each seed, and report the first with the others.
+    """Train, evaluate and analyse each preset with each seed, and report the first with the others.
 
     A preset with its own seed keeps its run name, another seed adds ``_seed<n>``. A preset that
     differs from an earlier one in sampling alone takes its training. Finished stages are skipped,
@@ -32,8 +32,7 @@ def run_sweep(presets: Sequence[Params], seeds: Sequence[int] = ()) -> Run:
     if twice := next((name for name in names if names.count(name) > 1), ""):
         raise UserError(f"sweep: the run {twice!r} is asked for twice, expected params files of "
                         "different names, each seed once, and no -p run with several files")
-    # Fidelity takes minutes: for the seeds of one preset, not for many presets.
-    stages = with_needs("analyse" if len(presets) == 1 else "evaluate")
+    stages = with_needs("analyse")
     for params in runs:
         check(stages, params)
     check([stage for stage in with_needs("report", runs[0].experiments) if stage != "report"],

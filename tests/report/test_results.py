@@ -109,12 +109,14 @@ def test_ablations_have_gains_over_the_recipe(tmp_path):
     recipe = preset("ablations/recipe").replace(epochs=1)
     for seed in (0, 1):
         suffix = f"_seed{seed}" if seed else ""
-        write_run(tmp_path, f"recipe{suffix}", recipe.replace(seed=seed))
+        write_run(tmp_path, f"recipe{suffix}", recipe.replace(seed=seed), fidelity={
+            "sharpness": {"value": 0.9}, "kernel_distance": {"value": 0.004}})
         write_run(tmp_path, f"adamw{suffix}", preset("ablations/adamw").replace(
             epochs=1, seed=seed), 0.4, missed=16)
     text = write_results(tmp_path).read_text(encoding="utf-8")
     ablations = text[text.index("## Ablations"):]
-    assert "| `recipe` | nothing | 2 | 0.500 ± 0.000 | 0.500 ± 0.000 | – |" in ablations
+    assert ("| `recipe` | nothing | 2 | 0.500 ± 0.000 | 0.500 ± 0.000 | – "
+            "| 0.900 ± 0.000 | 4.000 ± 0.000 |") in ablations
     assert "| `adamw` | `optimizer` `adamw`" in ablations and "−0.500 ± " in ablations
     assert '`make ablations SEEDS="0 1" EPOCHS=1`' in ablations
 

@@ -64,10 +64,10 @@ def stages(monkeypatch, tmp_path):
 def test_each_preset_runs_with_each_seed_and_the_first_is_reported(stages, tmp_path):
     presets = [Params(run="a"), Params(run="b", guidance_scale=1.0), Params(run="c", epochs=9)]
     assert sweep.run_sweep(presets, [0, 4]).name == "a"
-    assert stages == [("a", 0, "evaluate", False), ("a_seed4", 4, "evaluate", False),
+    assert stages == [("a", 0, "analyse", False), ("a_seed4", 4, "analyse", False),
                       # Sampled otherwise only: the training is that of a.
-                      ("b", 0, "evaluate", True), ("b_seed4", 4, "evaluate", True),
-                      ("c", 0, "evaluate", False), ("c_seed4", 4, "evaluate", False),
+                      ("b", 0, "analyse", True), ("b_seed4", 4, "analyse", True),
+                      ("c", 0, "analyse", False), ("c_seed4", 4, "analyse", False),
                       ("a", 0, "report", True)]
     assert (tmp_path / "b_seed4/model/weights").read_text() == "a_seed4"
     assert (tmp_path / "b" / RECORD).read_text() == (tmp_path / "a" / RECORD).read_text()
@@ -115,5 +115,5 @@ def test_a_training_that_is_there_is_not_overwritten(stages, tmp_path):
     write_checkpoint(tmp_path / "b/checkpoint.pt", b, {"images": 8, "labels": "", "pixels": ""},
                      1, {})
     sweep.run_sweep([a, b])
-    assert ("b", 0, "evaluate", True) in stages
+    assert ("b", 0, "analyse", True) in stages
     assert (tmp_path / "b/model/weights").read_text() == "older"
