@@ -93,7 +93,8 @@ $(READY): pyproject.toml
 	echo "installing into $(VENV), some minutes the first time"; \
 	if command -v uv >/dev/null 2>&1; \
 	then uv pip install --python $(VENV)/bin/python -q -e '.[test]'; \
-	else $(VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[test]'; fi
+	else $(VENV)/bin/python -m pip install -q --disable-pip-version-check --no-compile \
+		-e '.[test]'; fi
 	@touch $@
 
 clean-env:
