@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from cddpm_core.config.errors import UserError
 from cddpm_core.config.files import project_root
 from cddpm_core.config.presets import read_params, read_yaml, to_yaml
-from cddpm_core.config.schema import Params, resolve
+from cddpm_core.config.schema import Params, applies, resolve
 
 ROOT = project_root()
 PRESETS = sorted((ROOT / "params").rglob("*.yaml"))
@@ -17,8 +17,9 @@ PRESETS = sorted((ROOT / "params").rglob("*.yaml"))
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 def test_presets_are_valid_and_hold_only_what_they_change(path):
     values, defaults = read_yaml(path), Params().to_dict()
-    p = resolve(values, str(path)).to_dict()
-    assert [key for key in values if p[key] == defaults[key]] == []
+    p = resolve(values, str(path))
+    assert [key for key in values if getattr(p, key) == defaults[key]] == []
+    assert [key for key in values if not applies(key, p)] == []
     assert path.read_text().startswith("# ")
 
 
