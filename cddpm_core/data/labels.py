@@ -51,7 +51,7 @@ def check_names(names: Any, where: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def to_multi_hot(names: Sequence[str], where: str = "labels") -> torch.Tensor:
+def to_multi_hot(names: Sequence[str]) -> torch.Tensor:
     """Return the (24,) float vector of a condition; `UserError` if a name is unknown.
 
     Entries above one half belong to the named objects, greater ones to those named earlier.
@@ -59,7 +59,7 @@ def to_multi_hot(names: Sequence[str], where: str = "labels") -> torch.Tensor:
     import torch  # commands that only name objects need not wait for it
 
     multi_hot = torch.zeros(len(OBJECTS))
-    for position, name in enumerate(check_names(names, where)):
+    for position, name in enumerate(check_names(names, "labels")):
         multi_hot[_INDEX[name]] = 1 - position * _STEP
     return multi_hot
 

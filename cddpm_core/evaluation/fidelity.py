@@ -87,18 +87,17 @@ def sharpness(images: torch.Tensor) -> float:
     return float(length.flatten(1).quantile(0.99, dim=1).mean())
 
 
-def expected_sharpness(dataset: IclevrDataset, conditions: Sequence[Sequence[str]],
-                       most: int = 64) -> float:
+def expected_sharpness(dataset: IclevrDataset, conditions: Sequence[Sequence[str]]) -> float:
     """Return the `sharpness` of training images with as many objects as the conditions have.
 
-    Of each number of objects up to ``most`` images are taken, spaced over the set. Without such
+    Of each number of objects up to 64 images are taken, spaced over the set. Without such
     images of a number those of any number take their place.
     """
     sizes, wanted = np.array([len(c) for c in dataset.conditions]), [len(c) for c in conditions]
     found = {}
     for size in set(wanted):
         rows = np.flatnonzero(sizes == size) if size in sizes else np.arange(len(sizes))
-        found[size] = sharpness(dataset.batch(rows[::-(-len(rows) // most)])[0])
+        found[size] = sharpness(dataset.batch(rows[::-(-len(rows) // 64)])[0])
     return float(np.mean([found[size] for size in wanted]))
 
 

@@ -66,14 +66,15 @@ def make_codec(params: Params, dataset: IclevrDataset) -> PixelCodec:
     return codec
 
 
-def grain_of(images: torch.Tensor, block: int = 8) -> torch.Tensor:
+def grain_of(images: torch.Tensor) -> torch.Tensor:
     """Return a matrix G (3, 3) such that G z, for standard normal z, is the grain of 8-bit images.
 
     ``images`` are (N, 3, H, W) in [-1, 1]. A high-pass filter, each pixel less the mean of its
     four neighbours, leaves grain and edges. The median covariance of the channels over all blocks
-    of ``block`` x ``block`` pixels is that of the grain, if most blocks are flat; the part that
+    of 8 x 8 pixels is that of the grain, if most blocks are flat; the part that
     rounding adds is subtracted. G is 0 for images without grain, or smaller than a block.
     """
+    block = 8
     kernel = torch.tensor([[0, -0.25, 0], [-0.25, 1, -0.25], [0, -0.25, 0]])
     if min(images.shape[2:]) < block + 2:
         return torch.zeros(3, 3)

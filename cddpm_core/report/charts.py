@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["accuracy_bars", "comparison_figure", "image_statistics",
            "label_statistics", "schedule_figure"]
 
+GAIN = 8  # of differences between images, to make them visible
+
 
 @captioned(
     "data_labels",
@@ -56,17 +58,16 @@ def label_statistics(conditions: Sequence[Sequence[str]]) -> Figure:
     "Real frames, the same scenes rendered by Cycles (if there is such a row) and by this package, "
     "and the amplified difference between the real frames and the package's.")
 @styled
-def comparison_figure(frames: Sequence[Comparison], by_cycles: Sequence[np.ndarray] = (),
-                      gain: int = 8) -> Figure:
-    """Return real frames, the same scenes rendered here, and their difference times ``gain``.
+def comparison_figure(frames: Sequence[Comparison], by_cycles: Sequence[np.ndarray] = ()) -> Figure:
+    """Return real frames, the same scenes rendered here, and their difference times `GAIN`.
 
     ``by_cycles`` are these scenes rendered by Cycles, shown below the real ones.
     """
-    names = ["real", *["by Cycles"] * bool(len(by_cycles)), "rendered", f"difference × {gain}"]
+    names = ["real", *["by Cycles"] * bool(len(by_cycles)), "rendered", f"difference × {GAIN}"]
     height = len(names) * 0.75 * WIDTH / max(3, len(frames)) + 0.3
     figure, axes = plt.subplots(len(names), len(frames), squeeze=False, figsize=(WIDTH, height))
     for number, (column, frame) in enumerate(zip(axes.T, frames, strict=True)):
-        away = np.abs(frame.real.astype(int) - frame.rendered.astype(int)) * gain
+        away = np.abs(frame.real.astype(int) - frame.rendered.astype(int)) * GAIN
         rows = (frame.real, *by_cycles[number : number + 1], frame.rendered,
                 away.clip(0, 255).astype(np.uint8))
         for axis, picture in zip(column, rows, strict=True):

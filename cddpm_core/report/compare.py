@@ -13,7 +13,7 @@ from cddpm_core.data.labels import CONDITION_FILES
 from cddpm_core.report.facts import Facts, read_facts
 from cddpm_core.runs.run import Run
 
-__all__ = ["USUAL_GAP", "Group", "group_runs", "grouped", "interval", "paired"]
+__all__ = ["Group", "group_runs", "grouped", "interval", "is_usual", "paired"]
 
 # By how much the stand-in and the official evaluator differ on most grids of 32 images that know
 # neither of them; see `evaluator agreement`.
@@ -118,6 +118,15 @@ def paired(more: Sequence[float], objects: int) -> tuple[float, float]:
     """
     _, half = interval([*more, 1, -1])
     return sum(more) / objects, half * len(more) / objects
+
+
+def is_usual(gap: float, half: float) -> bool:
+    """Return whether two evaluators differ by no more than usual, or than chance explains.
+
+    ``gap`` is the difference of their micro accuracies on the same images and ``half`` the half
+    width of its interval, as `paired` returns them.
+    """
+    return abs(gap) <= max(half, USUAL_GAP)
 
 
 def grouped(runs: Iterable[Facts]) -> list[Group]:

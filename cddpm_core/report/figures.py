@@ -152,12 +152,12 @@ def labelled_grid(images: torch.Tensor, titles: Sequence[str],
     "The first eight images of test.json at several epochs",
     "The first eight conditions of test.json during training, sampled from the same seeds.")
 @styled
-def progress_strips(grids: Mapping[str, Image.Image], per_row: int = 8) -> Figure:
+def progress_strips(grids: Mapping[str, Image.Image]) -> Figure:
     """Return the first row of named grids made by `grid_image`, one below the other."""
     figure, axes = plt.subplots(len(grids), 1, squeeze=False,
-                                figsize=(WIDTH, len(grids) * (WIDTH / per_row + 0.06)))
+                                figsize=(WIDTH, len(grids) * (WIDTH / 8 + 0.06)))
     for line, (name, grid) in zip(axes, grids.items(), strict=True):
-        show_row(line, name, [np.asarray(grid.crop((0, 0, grid.width, grid.width // per_row)))])
+        show_row(line, name, [np.asarray(grid.crop((0, 0, grid.width, grid.width // 8)))])
     return figure
 
 
@@ -187,15 +187,14 @@ def run_rows(folders: Mapping[str, Path], count: int = 8) -> Figure:
     "denormalised",
     "Denoising of {condition}, denormalised: $x_t$ above, predicted $x_0$ below.", "wide")
 @styled
-def denoising_figure(rows: Mapping[str, torch.Tensor], timesteps: Sequence[int],
-                     per_row: int = 12) -> Figure:
-    """Return named trajectories, each (M, 3, H, W) in [0, 1], ``per_row`` moments at most a line.
+def denoising_figure(rows: Mapping[str, torch.Tensor], timesteps: Sequence[int]) -> Figure:
+    """Return named trajectories, each (M, 3, H, W) in [0, 1], at most twelve moments a line.
 
     ``timesteps`` are the M moments; -1 stands for the finished image.
     """
-    blocks = [range(start, min(start + per_row, len(timesteps)))
-              for start in range(0, len(timesteps), per_row)]
-    per_row, wide = min(per_row, len(timesteps)), 1.5 * WIDTH
+    blocks = [range(start, min(start + 12, len(timesteps)))
+              for start in range(0, len(timesteps), 12)]
+    per_row, wide = min(12, len(timesteps)), 1.5 * WIDTH
     figure, axes = plt.subplots(len(blocks) * len(rows), per_row, squeeze=False, figsize=(
         wide, len(blocks) * (len(rows) * wide / per_row + 0.2)))
     for axis in axes[-len(rows):, len(blocks[-1]):].flat:

@@ -10,7 +10,7 @@ from typing import Any
 
 from cddpm_core.data.labels import CONDITION_FILES
 from cddpm_core.evaluation.score import confusion
-from cddpm_core.report.compare import USUAL_GAP, Group, paired
+from cddpm_core.report.compare import Group, is_usual, paired
 from cddpm_core.report.facts import Facts, if_present
 from cddpm_core.report.language import say
 from cddpm_core.report.markdown import (
@@ -100,7 +100,7 @@ def verdict_text(facts: Facts) -> str:
     more = [sum(entry["hits"]) - hits for name in CONDITION_FILES for entry, hits in
             zip(facts.scores[name]["conditions"], second[name]["image_hits"], strict=True)]
     mean, half = paired(more, sum(second[name]["objects"] for name in CONDITION_FILES))
-    usual = abs(mean) <= max(half, USUAL_GAP)
+    usual = is_usual(mean, half)
     first = say("official evaluator" if facts.metrics["evaluator"]["kind"] == "official"
                 else "private stand-in")
     return prose(

@@ -15,7 +15,7 @@ from cddpm_core.data.images import to_float
 from cddpm_core.data.labels import COLOURS, SHAPES
 from cddpm_core.evaluation.given_images import GivenImages
 from cddpm_core.evaluation.score import missed_pairs
-from cddpm_core.report.compare import USUAL_GAP, paired
+from cddpm_core.report.compare import is_usual, paired
 from cddpm_core.report.facts import evaluator_phrase
 from cddpm_core.report.figures import labelled_grid
 from cddpm_core.report.markdown import code, decimals, escape, prose, table, with_interval
@@ -84,7 +84,7 @@ def verdict_sentence(result: Mapping[str, Any]) -> str:
     first = _short(result["evaluator"])
     differ = (f"The {first} differs from the released stand-in by "
               f"{with_interval(mean, half, signed=True)} in micro accuracy")
-    if abs(mean) <= max(half, USUAL_GAP):
+    if is_usual(mean, half):
         return (f"{differ}, which is usual for images that were made without either evaluator.")
     return f"{differ}, more than is usual. Probably " + (
         f"the images were guided by the {first}, or their model was trained against it."

@@ -138,7 +138,7 @@ def _differing(old: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             or old[key] != now[key]]
 
 
-def _listed(names: list[str], most: int = 4) -> str:
-    if len(names) > most:
-        names = [*names[:most - 1], f"{len(names) - most + 1} more"]
+def _listed(names: list[str]) -> str:
+    if len(names) > 4:
+        names = [*names[:3], f"{len(names) - 3} more"]
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -78,11 +78,11 @@ class Session:
         return get_evaluator(self.params, self.device)
 
 
-def open_session(namespace: Mapping[str, Any], *, write: bool = True) -> Session:
+def open_session(namespace: Mapping[str, Any]) -> Session:
     """Return the session of a notebook, given its ``globals()``; see `open_run`.
 
     It belongs in the cell after the parameters cell, which may be run again at any time.
     """
-    session = Session(*open_run(namespace, write=write))
+    session = Session(*open_run(namespace))
     print(f"run {session.run.name!r}")
     return session
