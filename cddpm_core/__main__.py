@@ -82,13 +82,8 @@ def report(params: Params, force: bool, init: bool) -> None:
         print(*map(os.path.relpath, init_words(params.words)), sep="\n")
         return
     from cddpm_core.report.summary import run_lines
-    from cddpm_core.runs.estimate import experiments_line
-    from cddpm_core.runs.run import Run
     from cddpm_core.runs.stages import run_stages, with_needs
 
-    if params.experiments:
-        print(experiments_line(params.experiments, params,
-                               Run(params.run).read("metrics.json")), flush=True)
     run = run_stages(with_needs("report", params.experiments), params, force=force)
     pages = _export(run)
     print(*run_lines(run.read("metrics.json")), *pages, sep="\n")

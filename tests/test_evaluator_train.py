@@ -7,11 +7,9 @@ import pytest
 import torch
 
 from cddpm_core.__main__ import main
-from cddpm_core.config.schema import Params
 from cddpm_core.evaluation import stand_in, stand_in_training
-from cddpm_core.evaluation.evaluate import get_evaluator
 from cddpm_core.evaluation.evaluator import Evaluator
-from cddpm_core.evaluation.stand_in import StandInNetwork, load_stand_in
+from cddpm_core.evaluation.stand_in import StandInNetwork, load_evaluator, load_stand_in
 from cddpm_core.runs.run import OUTPUTS
 
 COMMAND = ["evaluator", "train", "--images", "40", "--epochs", "1", "--seed", "3", "--device",
@@ -42,7 +40,7 @@ def test_a_private_one_is_trained_and_the_command_says_how_to_use_it(outputs, ca
     path = outputs / "evaluator/seed3.safetensors"
     said = capsys.readouterr().out
     assert said.endswith(f"use it with -p evaluator {os.path.relpath(path)}\n")
-    found = get_evaluator(Params(evaluator=str(path)))
+    found = load_evaluator(path)
     assert not found.known and f"micro {found.heldout['micro']:.4f} on held-out scenes" in said
 
 

@@ -30,7 +30,7 @@ from cddpm_core.config.presets import read_yaml, to_yaml
 from cddpm_core.config.schema import Params, resolve
 from cddpm_core.data.dataset import IclevrDataset
 from cddpm_core.data.source import load_dataset
-from cddpm_core.evaluation.evaluate import get_evaluator
+from cddpm_core.evaluation.stand_in import load_evaluator
 from cddpm_core.runs.lock import locked
 from cddpm_core.runs.run import OUTPUTS, Run
 from cddpm_core.runs.train import launch, train_in
@@ -166,7 +166,8 @@ def assert_status_is_true(run: Run, killed: int) -> None:
 def test_a_stage_survives_the_death_of_papermill_and_of_its_kernel(headless):
     outputs, reference = headless / "outputs", Run("whole")
     params = resolve(read_yaml(headless / "run.yaml"))
-    train_in(reference, params, load_dataset(params, reference.cache), get_evaluator(params))
+    train_in(reference, params, load_dataset(params, reference.cache),
+             load_evaluator(params.evaluator))
     seconds = 20.0  # until a stage has shown how long it takes
     chance, finished, left = random.Random(0), 0, ["papermill", "kernel"] * (KILLS // 2)
     while left or not finished or (outputs / "run").exists():

@@ -26,9 +26,9 @@ from cddpm_core.data.dataset import ConditionDataset, IclevrDataset
 from cddpm_core.data.labels import CONDITION_FILES
 from cddpm_core.data.positions import scene_numbers
 from cddpm_core.data.source import DataSource, data_source, load_dataset
-from cddpm_core.evaluation.evaluate import get_evaluator
 from cddpm_core.evaluation.fidelity import kernel_distance, sharpness, two_sets
 from cddpm_core.evaluation.score import score
+from cddpm_core.evaluation.stand_in import load_evaluator
 from cddpm_core.runs.run import Run
 from cddpm_core.sampling.sample import image_seeds, sample, sampling_options
 from cddpm_core.training.trainer import Trainer
@@ -146,7 +146,7 @@ def _full(changes: dict[str, Any], seconds: float, ends: float) -> dict[str, Any
     trainer.unet.train()
     left = max(seconds, ends - time.monotonic() - LAST)
     train_for(trainer, left)
-    pipeline, evaluator = trainer.averaged(), get_evaluator(params, trainer.device)
+    pipeline, evaluator = trainer.averaged(), load_evaluator(params.evaluator, trainer.device)
     options = sampling_options(pipeline, params, evaluator)
     files = [ConditionDataset(file) for file in CONDITION_FILES]
     labels = torch.cat([file.labels for file in files])
@@ -159,7 +159,7 @@ def _full(changes: dict[str, Any], seconds: float, ends: float) -> dict[str, Any
         "trained": {"minutes": left / 60, "steps": trainer.step,
                     "epochs": trainer.epoch, **dict(trainer.counters.read()._asdict())},
         "sampling": {"seconds_of_64": taken, "images_per_second": len(labels) / taken},
-        "micro": {file.name: score(evaluator(evaluator.resized(part)), file.conditions)["micro"]
+        "micro": {file.name: score(evaluator(part), file.conditions)["micro"]
                   for file, part in zip(files, parts, strict=True)},
         "fidelity": _fidelity(params, pipeline, evaluator, source, options)}
 
@@ -173,7 +173,7 @@ def _fidelity(params: Params, pipeline: Any, evaluator: Any, source: DataSource,
     renders, labels = heldout.batch(rows)
     images = sample(pipeline, labels, image_seeds(params.seed, len(rows), "fidelity"),
                     positions=heldout.positions[rows] if params.layout else None, **options)
-    features = [evaluator.features(evaluator.resized(each)) for each in (images, renders)]
+    features = [evaluator.features(each) for each in (images, renders)]
     return {"images": len(rows), "sharpness": sharpness(images) / sharpness(renders),
             "kernel_distance": kernel_distance(*features, scenes[rows], scenes[rows])}
 

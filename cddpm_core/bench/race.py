@@ -25,10 +25,10 @@ from cddpm_core.config.schema import Params, resolve
 from cddpm_core.data.dataset import ConditionDataset, IclevrDataset
 from cddpm_core.data.labels import CONDITION_FILES, OBJECTS, read_train, to_multi_hot
 from cddpm_core.data.source import data_source, left_out
-from cddpm_core.evaluation.evaluate import get_evaluator
 from cddpm_core.evaluation.evaluator import Evaluator
 from cddpm_core.evaluation.fidelity import expected_sharpness, sharpness
 from cddpm_core.evaluation.score import evaluator_facts, score
+from cddpm_core.evaluation.stand_in import load_evaluator
 from cddpm_core.runs.run import Run
 from cddpm_core.sampling.sample import image_seeds, sample, sampling_options
 from cddpm_core.training.trainer import Trainer
@@ -63,7 +63,7 @@ def run_race(run: Run, out: Run, *, minutes: float) -> dict[str, Any]:
         image_size=ours.image_size, holdout=ours.holdout)
     as_written = tutorial.replace(batch_size=8, learning_rate=1e-5)
     both = [tuple(names) for file in CONDITION_FILES for names in ConditionDataset(file).conditions]
-    evaluator = get_evaluator(ours)
+    evaluator = load_evaluator(ours.evaluator)
     folder = str(data_source(ours, run.cache).folder)
     recipe = ("the recipe of this run: its network, optimiser, objective, steps and guidance"
               + (", with the positions of the objects" if ours.layout else ""))
@@ -119,7 +119,7 @@ def _scored(made: dict[str, Any], evaluator: Evaluator,
     looks = []
     for minutes, sets in made.pop("sampled"):
         scored, images = max(
-            ((score(evaluator(evaluator.resized(images)), conditions), images)
+            ((score(evaluator(images), conditions), images)
              for images in map(torch.from_numpy, sets)), key=lambda found: found[0]["micro"])
         looks.append({"minutes": minutes, "micro": scored["micro"], "macro": scored["macro"],
                       "objects": scored["objects"],

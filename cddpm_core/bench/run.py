@@ -35,9 +35,9 @@ from cddpm_core.config.schema import Params
 from cddpm_core.data.dataset import ConditionDataset
 from cddpm_core.data.labels import CONDITION_FILES, OBJECTS
 from cddpm_core.data.source import data_source
-from cddpm_core.evaluation.evaluate import get_evaluator
 from cddpm_core.evaluation.evaluator import Evaluator
 from cddpm_core.evaluation.score import evaluator_facts, score
+from cddpm_core.evaluation.stand_in import load_evaluator
 from cddpm_core.model.network import ClassConditionedUnet
 from cddpm_core.runs.manifest import made_with
 from cddpm_core.runs.run import Run
@@ -73,7 +73,7 @@ def run_bench(run: Run, out: Run, *, repeats: int = 3, scenes: int = 200, steps:
     device = device_of(params)
     # Both first: they fail before an hour of work.
     pipeline, made = load_pipeline(run / "model", device), made_with(params, device)
-    evaluator, source = get_evaluator(params), data_source(params, run.cache)
+    evaluator, source = load_evaluator(params.evaluator), data_source(params, run.cache)
     folder, outputs = str(source.folder), str(run.outputs)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     kinds = ("float32", "bfloat16") if computes_bf16(device) else ("float32",)
@@ -174,7 +174,7 @@ def _sample_ancestrally(pipeline: ClassConditionedPipeline, params: Params) -> t
 
 def _micro(images: torch.Tensor, evaluator: Evaluator) -> float:
     conditions = [names for file in CONDITION_FILES for names in ConditionDataset(file).conditions]
-    return score(evaluator(evaluator.resized(images)), conditions)["micro"]
+    return score(evaluator(images), conditions)["micro"]
 
 
 def operations(network: ClassConditionedUnet) -> float:

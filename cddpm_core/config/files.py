@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import os
 import re
@@ -116,13 +117,20 @@ def write_text(path: str | Path, content: str) -> None:
         temporary.write_text(content, encoding="utf-8")
 
 
+def png_of(picture: Any) -> bytes:
+    """Return the PNG file of a PIL image or a matplotlib figure."""
+    file = io.BytesIO()
+    if hasattr(picture, "savefig"):
+        picture.savefig(file, format="png", dpi=150, bbox_inches="tight")
+    else:
+        picture.save(file, format="png")
+    return file.getvalue()
+
+
 def write_png(path: str | Path, picture: Any) -> None:
     """Write a PIL image or a matplotlib figure as a PNG file, atomically."""
     with atomic(path) as temporary:
-        if hasattr(picture, "savefig"):
-            picture.savefig(temporary, format="png", dpi=150, bbox_inches="tight")
-        else:
-            picture.save(temporary, format="png")
+        temporary.write_bytes(png_of(picture))
 
 
 def write_json(path: str | Path, content: Any) -> None:

@@ -32,8 +32,8 @@ def quartile_errors(pipeline: ClassConditionedPipeline, images: torch.Tensor,
     Every image of ``images``, float (N, 3, H, W) in [-1, 1], is noised once per quarter, at a
     random timestep of it; ``positions``, (N, 24, 2), are those of its objects. ``x_0`` and
     ``epsilon`` are the errors of the predicted x_0, as the codec encodes it, and of epsilon.
-    ``x_0_without_label``, only with ``unlabelled``, is the error without a label, for networks
-    trained with label dropout. ``timesteps`` are the first and the last of the quarter.
+    ``x_0_without_label``, only with ``unlabelled``, is the error without label and positions, for
+    networks trained with label dropout. ``timesteps`` are the first and the last of the quarter.
     """
     denoiser = Denoiser(pipeline.unet, pipeline.scheduler, mixed_precision)
     scales = {"x_0": 1.0, **({"x_0_without_label": 0.0} if unlabelled else {})}
@@ -71,19 +71,20 @@ def reconstruct(pipeline: ClassConditionedPipeline, evaluator: Evaluator, images
                 **options: Any) -> list[dict[str, Any]]:
     """Return the micro accuracy of images that are noised and then denoised from there.
 
-    With little noise only details are sampled anew; with more, also colours, shapes and
-    positions. The ``timesteps`` are the sampler's largest below the ``strengths``, fractions of T.
-    The first entry, at 0, is that of the unchanged images, (N, 3, H, W) in [-1, 1]. ``positions``,
-    (N, 24, 2), are those of their objects; ``options`` are those of `sample`.
+    With little noise only details are sampled anew; with more, also colours and shapes, and
+    positions unless they are given. The ``timesteps`` are the sampler's largest below the
+    ``strengths``, fractions of T. The first entry, at 0, is that of the unchanged images,
+    (N, 3, H, W) in [-1, 1]. ``positions``, (N, 24, 2), are those of their objects; ``options`` are
+    those of `sample`.
     """
     labels = torch.stack([to_multi_hot(names) for names in conditions])
-    found = {0: score(evaluator(evaluator.resized(images)), conditions)["micro"]}
+    found = {0: score(evaluator(images), conditions)["micro"]}
     for strength in strengths:
         seen: list[int] = []
         again = sample(pipeline, labels, image_seeds(seed, len(labels), "reconstruct"),
                        images=images, positions=positions, strength=strength, bar=bar, **options,
                        callback=lambda moment, seen=seen: seen.append(moment["timestep"]))
-        found[seen[0]] = score(evaluator(evaluator.resized(again)), conditions)["micro"]
+        found[seen[0]] = score(evaluator(again), conditions)["micro"]
     return [{"timestep": timestep, "micro": micro} for timestep, micro in found.items()]
 
 

@@ -14,17 +14,12 @@ from cddpm_core.config.schema import Params
 from cddpm_core.data.dataset import ConditionDataset
 from cddpm_core.evaluation.evaluator import Evaluator
 from cddpm_core.evaluation.score import evaluator_facts, score, score_facts
-from cddpm_core.evaluation.stand_in import load_evaluator, released
+from cddpm_core.evaluation.stand_in import released
 from cddpm_core.sampling.pipeline import ClassConditionedPipeline
 from cddpm_core.sampling.sample import image_seeds, sample, sampling_options
 from cddpm_core.scheduler.samplers import make_sampler
 
-__all__ = ["get_evaluator", "one_layout", "sample_and_score", "second_verdict"]
-
-
-def get_evaluator(params: Params, device: torch.device | str = "cpu") -> Evaluator:
-    """Return the evaluator of the parameter ``evaluator``, see `load_evaluator`."""
-    return load_evaluator(params.evaluator, device)
+__all__ = ["one_layout", "sample_and_score", "second_verdict"]
 
 
 def second_verdict(evaluator: Evaluator, images: Mapping[str, torch.Tensor],
@@ -38,7 +33,7 @@ def second_verdict(evaluator: Evaluator, images: Mapping[str, torch.Tensor],
     second = released(device)
     if second.sha256 == evaluator.sha256:
         return None
-    found = {name: score(second(second.resized(x)), ConditionDataset(name).conditions)
+    found = {name: score(second(x), ConditionDataset(name).conditions)
              for name, x in images.items()}
     return {"evaluator": evaluator_facts(second),
             **{name: {**score_facts(scored), "image_hits": [
@@ -62,7 +57,7 @@ def sample_and_score(pipeline: ClassConditionedPipeline, evaluator: Evaluator,
                         bar=bar, accelerator=accelerator,
                         **sampling_options(pipeline, params, evaluator))
     seconds = time.perf_counter() - started
-    scored = score(evaluator(evaluator.resized(images)), conditions.conditions)
+    scored = score(evaluator(images), conditions.conditions)
     return images, {**scored, "images_per_second": round(len(images) / seconds, 3)}
 
 

@@ -62,7 +62,7 @@ class Evaluator:
         self.device = torch.device(device)
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Return CPU probabilities ``(B, 24)`` for images ``(B, 3, 64, 64)`` in [-1, 1]."""
+        """Return CPU probabilities ``(B, 24)`` for images ``(B, 3, H, W)`` in [-1, 1]."""
         return self._batched(self.model, images)
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
@@ -90,10 +90,11 @@ class Evaluator:
 
     @torch.no_grad()
     def _batched(self, function: Callable, images: torch.Tensor) -> torch.Tensor:
-        if images.ndim != 4 or tuple(images.shape[1:]) != (3, 64, 64):
-            raise UserError("evaluator: expected images of shape (B, 3, 64, 64), found "
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise UserError("evaluator: expected images of shape (B, 3, H, W), found "
                             f"{tuple(images.shape)}")
-        return torch.cat([function(x.to(self.device).float()).cpu() for x in images.split(256)])
+        return torch.cat([function(self.resized(x).to(self.device).float()).cpu()
+                          for x in images.split(256)])
 
 
 def load_official(path: str | Path, device: str | torch.device = "cpu") -> Evaluator:

@@ -53,13 +53,13 @@ def fidelity(evaluator: Evaluator, sampled: torch.Tensor, renders: torch.Tensor,
     """
     found: dict[str, Any] = {name: {"value": None, "baseline": None}
                              for name in ("sharpness", "kernel_distance", "two_sample")}
-    features = evaluator.features(evaluator.resized(renders))
+    features = evaluator.features(renders)
     for key, images, of in (("value", sampled, scenes), ("baseline", others, other_scenes)):
         if min(len(set(scenes)), len(set(of))) < FOLDS:
             continue
         found["sharpness"][key] = sharpness(images) / sharpness(renders)
         found["kernel_distance"][key] = kernel_distance(
-            evaluator.features(evaluator.resized(images)), features, of, scenes)
+            evaluator.features(images), features, of, scenes)
         found["two_sample"][key] = two_sample(images, renders, of, scenes, seed=seed)
     return {"images": len(renders), "baseline_images": len(others), **found}
 

@@ -23,6 +23,7 @@ from cddpm_core.data.labels import (
 )
 from cddpm_core.evaluation.evaluator import Evaluator
 from cddpm_core.evaluation.given_images import GivenImages, read_images
+from cddpm_core.evaluation.grids import MIN_CELL
 from cddpm_core.evaluation.images import to_uint8
 from cddpm_core.evaluation.score import evaluator_facts, score, score_facts
 from cddpm_core.evaluation.stand_in import load_evaluator, released
@@ -36,13 +37,12 @@ CLEARLY = 2.5  # standard errors of the difference of two accuracies, each at mo
 
 
 def score_images(images: Any, conditions: Conditions = "test",
-                 evaluator: Evaluator | str | Path | None = None, *, tone: Treatment = "auto",
-                 cell: int = 0, padding: int | None = None, columns: int = 0) -> dict[str, Any]:
+                 evaluator: Evaluator | str | Path | None = None, *,
+                 tone: Treatment = "auto") -> dict[str, Any]:
     """Return the score of images made elsewhere, see `score_given`.
 
     Args:
-        images: a tensor (N, 3, H, W) in [-1, 1]; or a path or paths, see `read_images`, with
-            ``cell``, ``padding`` and ``columns`` for a grid picture.
+        images: a tensor (N, 3, H, W) in [-1, 1]; or a path or paths, see `read_images`.
         conditions: ``test``, ``new_test``, the path of a condition file, or N lists of names.
         evaluator: an evaluator or the path of its file; None: the released stand-in.
         tone: see `score_given`.
@@ -57,8 +57,7 @@ def score_images(images: Any, conditions: Conditions = "test",
             "source": "tensor", "is": "tensor", "images": len(pixels), "width": pixels.shape[2],
             "height": pixels.shape[1], "lossy": [], "gray": False})
     else:
-        given = read_images(images, expected=len(wanted), cell=cell, padding=padding,
-                            columns=columns)
+        given = read_images(images, expected=len(wanted))
     return score_given(given, conditions, evaluator, tone=tone)
 
 
@@ -102,6 +101,10 @@ def score_given(given: GivenImages, conditions: Conditions = "test",
                         + (f" (--conditions {others[0]} has {len(given)})" if others else ""))
     if not isinstance(evaluator, Evaluator):
         evaluator = load_evaluator(evaluator or "")
+    height, width = given.pixels.shape[1:3]
+    if min(height, width) < MIN_CELL:
+        raise UserError(f"{given.source}: found images of {width} x {height} pixels, expected at "
+                        f"least {MIN_CELL} x {MIN_CELL}")
     found = read_tone(given.pixels)
     if tone == "undo" and found.kind == "unknown":
         raise UserError(f"{given.source}: the gray ground of i-CLEVR is not seen, so its tone "

@@ -107,9 +107,9 @@ def load_evaluator(file: str | Path, device: str | torch.device = "cpu") -> Eval
     if not str(file):
         return released(device)
     path = typed_path(file)
-    header = safetensors_header(path)
-    official = any(name.endswith("layer1.0.conv1.weight") for name in header)
-    stand_in = FORMAT in header.get("__metadata__", {}) or (path.suffix == SUFFIX and not official)
+    names, metadata = safetensors_header(path)
+    official = any(name.endswith("layer1.0.conv1.weight") for name in names)
+    stand_in = FORMAT in metadata or (path.suffix == SUFFIX and not official)
     return (load_stand_in if stand_in else load_official)(path, device)
 
 
@@ -130,7 +130,7 @@ def load_stand_in(path: str | Path, device: str | torch.device = "cpu") -> Evalu
     expected = "expected a stand-in that 'python -m cddpm_core evaluator train' wrote"
     content = read_weights(path, expected, MAX_BYTES)
     try:
-        facts = safetensors_header(path).get("__metadata__", {}).get(FORMAT)
+        facts = safetensors_header(path)[1].get(FORMAT)
         if not facts:
             raise UserError(f"{path}: found weights of something else, {expected}")
         heldout = json.loads(facts)["heldout"]

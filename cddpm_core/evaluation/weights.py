@@ -7,9 +7,9 @@ plain values that people save beside weights are allowed.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import decimal
-import json
 import pathlib
 import re
 import types
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from cddpm_core.config.errors import UserError, shown
 from cddpm_core.evaluation.unreadable import what_else
@@ -98,17 +98,11 @@ def read_weights(path: str | Path, expected: str, max_bytes: int) -> Any:
         raise UserError(f"{path}: found {what_else(path, head, error)}, {expected}") from None
 
 
-def safetensors_header(path: str | Path) -> dict[str, Any]:
-    """Return the header of a safetensors file: shapes by name; empty for another file."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(9)
-            if _is_safetensors(head, Path(path).stat().st_size):
-                found = json.loads(head[8:] + file.read(int.from_bytes(head[:8], "little") - 1))
-                return found if isinstance(found, dict) else {}
-    except (OSError, ValueError, RecursionError):
-        pass
-    return {}
+def safetensors_header(path: str | Path) -> tuple[set[str], dict[str, str]]:
+    """Return the names and the metadata of a safetensors file; both are empty for another file."""
+    with contextlib.suppress(OSError, SafetensorError), safe_open(path, "pt") as file:
+        return set(file.keys()), file.metadata() or {}
+    return set(), {}
 
 
 def _is_safetensors(head: bytes, size: int) -> bool:

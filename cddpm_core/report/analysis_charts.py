@@ -34,7 +34,7 @@ def quartile_figure(quartiles: Sequence[Mapping[str, Any]]) -> Figure:
     names = ["–".join(map(str, part["timesteps"])) for part in quartiles]
     for offset, key, label, colour, hatch in (
             (-0.2, "x_0", "with the label", BLUE, ""),
-            (0.2, "x_0_without_label", "without the label", ORANGE, "//")):
+            (0.2, "x_0_without_label", "without the condition", ORANGE, "//")):
         if key in quartiles[0]:
             axes[0].bar(centres + offset, [part[key] for part in quartiles], 0.4, label=label,
                         color=colour, hatch=hatch, edgecolor="white", linewidth=0.4)
@@ -53,7 +53,7 @@ def quartile_figure(quartiles: Sequence[Mapping[str, Any]]) -> Figure:
     "analyse_restored",
     "Accuracy of images that were noised up to a timestep and denoised from there",
     "Accuracy of images that were noised up to a timestep and denoised from there with their "
-    "labels; each point is a new sampling.", "70%")
+    "labels, and their positions if the network is given any; each point is a new sampling.", "70%")
 @styled
 def restored_figure(points: Sequence[Mapping[str, Any]]) -> Figure:
     """Return the accuracies of `analysis.reconstruct` against the timestep they started from."""

@@ -42,8 +42,9 @@ def _nearest(found: dict[str, Any]) -> str:
             distance=f"{found['generated']:.1f}", images=found["images"]),
         say("There are no held-out images to compare with.") if found["heldout"] is None else
         say("For held-out images of the same labels it is {distance}. A model that copies its "
-            "training images would be much closer to them.",
-            distance=f"{found['heldout']:.1f}")).strip()
+            "training images would be much closer to them. Positions, if the network is given any, "
+            "are those of the held-out images; whether those of a training scene would bring it "
+            "back is not tested.", distance=f"{found['heldout']:.1f}")).strip()
 
 
 def _fidelity(found: dict[str, Any] | None) -> list[str]:
@@ -80,7 +81,7 @@ def _restored(points: list[dict[str, Any]], image_kind: str) -> str:
 def quartile_table(facts: Facts) -> str:
     """Return the errors in each quarter of the timesteps."""
     found = facts.metrics["analyse"]
-    names = {"x_0": "error of $x_0$", "x_0_without_label": "error of $x_0$ without the label",
+    names = {"x_0": "error of $x_0$", "x_0_without_label": "error of $x_0$ without the condition",
              "epsilon": r"error of $\epsilon$"}
     shown = {key: name for key, name in names.items() if key in found["quartiles"][0]}
     rows = [[say(" to ").join(map(str, part["timesteps"])), *(f"{part[key]:.5f}" for key in shown)]
@@ -162,6 +163,7 @@ def sampling_table(facts: Facts) -> str:
     """Return a row for each sampler and number of steps, a column for each guidance scale."""
     variants = facts.metrics["sampling"]["variants"]
     scales = sorted({variant["guidance_scale"] for variant in variants})
+    low, high = facts.params.guidance_interval
     rows = []
     for key in dict.fromkeys((v["sampler"], v["num_inference_steps"]) for v in variants):
         cells = {variant["guidance_scale"]: variant for variant in variants
@@ -172,6 +174,7 @@ def sampling_table(facts: Facts) -> str:
                        if s in cells else "–" for s in scales)])
     return table(["sampler", "steps", "network calls",
                   *(say("guidance {scale}", scale=f"{s:g}") for s in scales)], rows,
-                 say("Micro accuracy over both files and seconds per image. A network call with "
-                     "guidance has twice the images ({origin}).", origin=facts.origin()),
+                 say("Micro accuracy over both files and seconds per image. Guidance applies at "
+                     "$t / T$ from {low} to {high}, where a network call has twice the images "
+                     "({origin}).", low=f"{low:g}", high=f"{high:g}", origin=facts.origin()),
                  name="sampling")

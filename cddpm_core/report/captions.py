@@ -5,11 +5,11 @@ Both stand beside the function that draws the figure, in `captioned`.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cddpm_core.config.files import png_of
 from cddpm_core.data.labels import CONDITION_FILES
 from cddpm_core.report.facts import Facts
 from cddpm_core.report.language import say
@@ -63,9 +63,7 @@ def drawn(facts: Facts, name: str, made: Figure, origin: str = "", **values: obj
 
     ``origin`` is its data and evaluator, if they are not those of the facts.
     """
-    file = io.BytesIO()
-    made.savefig(file, format="png", dpi=150, bbox_inches="tight")
-    return _shown(facts, file.getvalue(), name, "", values, origin)
+    return _shown(facts, png_of(made), name, "", values, origin)
 
 
 def _shown(facts: Facts, png: bytes, name: str, kind: str, values: dict[str, object],

@@ -68,10 +68,10 @@ class Group:
 
         The runs are compared condition by condition over both files, each with the mean of
         the seeds that both groups have; see `paired`. The interval covers the conditions, not
-        the training seeds. None for ``base`` itself and for a group that has no seed in common
-        with it.
+        the training seeds. None for ``base`` itself and for a group that has no seed with scores
+        in common with it.
         """
-        before, here = ({facts.params.seed: facts.scores for facts in group.runs}
+        before, here = ({facts.params.seed: facts.scores for facts in group.runs if facts.scores}
                         for group in (base, self))
         seeds = sorted(before.keys() & here.keys())
         if self == base or not seeds:
@@ -96,12 +96,12 @@ def _compared(params: Params) -> dict[str, Any]:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float | None]:
-    """Return the mean and the half width of its 95 % interval by Student's t; None for one value.
+    """Return the mean and the half width of its 95 % interval by Student's t.
 
     Over seeds it covers what varies between trainings and samples, not the choice of the
-    64 conditions.
+    64 conditions. It is None for one value, and for equal ones, which do not show how values vary.
     """
-    if len(values) < 2:
+    if min(values) == max(values):
         return fmean(values), None
     from scipy.stats import t as student  # which takes a second to import
 
@@ -114,7 +114,7 @@ def paired(more: Sequence[float], objects: int) -> tuple[float, float]:
 
     ``more`` are the objects found in addition in each of the images, of ``objects`` in all. The
     second number is the half width of the interval over conditions. One gain and one loss are
-    added for it (Bonett & Price 2012), so that a few differences are not significant.
+    added for it (after Bonett & Price 2012), so that a few differences are not significant.
     """
     _, half = interval([*more, 1, -1])
     return sum(more) / objects, half * len(more) / objects

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from PIL import Image
 
 from cddpm_core.config.errors import UserError
+from cddpm_core.config.files import png_of
 from cddpm_core.config.schema import Params
 from cddpm_core.data.labels import OBJECTS, to_multi_hot
 from cddpm_core.evaluation.evaluator import Evaluator
@@ -46,7 +46,7 @@ def generate(pipeline: ClassConditionedPipeline, evaluator: Evaluator, names: Se
     x_t, x_0 = (torch.stack([moment[key] for moment in moments]) for key in ("x_t", "x_0"))
     pictures = codec.decode(x_0.to(pipeline.device)).cpu()
     noisy = rescale(x_t) * 2 - 1
-    found = score(evaluator(evaluator.resized(pictures[-1:])), [tuple(names)])["conditions"][0]
+    found = score(evaluator(pictures[-1:]), [tuple(names)])["conditions"][0]
     return {"image": pictures[-1], "seconds": seconds, "score": found,
             "trajectory": grid_image(torch.cat([noisy, pictures]), per_row=len(moments), scale=1)}
 
@@ -94,7 +94,7 @@ def explorer(pipeline: ClassConditionedPipeline, evaluator: Evaluator,
         except UserError as error:
             message.value = str(error)
             return
-        image.value, moments.value = _png(made["image"]), _encoded(made["trajectory"])
+        image.value, moments.value = _png(made["image"]), png_of(made["trajectory"])
         message.value = _score_table(made["score"], about, made["seconds"])
 
     for widget in (*objects, *controls.values()):
@@ -116,10 +116,4 @@ def _score_table(found: dict[str, Any], about: str, seconds: float) -> str:
 
 def _png(image: torch.Tensor) -> bytes:
     picture = Image.fromarray(to_uint8(image).numpy())
-    return _encoded(picture.resize((256, 256), Image.Resampling.NEAREST))
-
-
-def _encoded(picture: Image.Image) -> bytes:
-    file = io.BytesIO()
-    picture.save(file, "png")
-    return file.getvalue()
+    return png_of(picture.resize((256, 256), Image.Resampling.NEAREST))

@@ -1,4 +1,4 @@
-"""nbconvert's exporters ``lab-report-html`` and ``lab-report-pdf``.
+"""nbconvert's exporters ``lab_report_html`` and ``lab_report_pdf``.
 
 Both turn an executed notebook into Markdown by the template in ``templates/``, into a `Document`,
 and by pandoc into one HTML file with MathML, or into typst, which typesets the PDF. Both programs
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import re
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,6 @@ import typst
 from nbconvert.exporters import TemplateExporter
 from nbconvert.utils.exceptions import ConversionException
 from nbformat import NotebookNode
-from traitlets import default
 from traitlets.config import Config
 
 from cddpm_core.config.errors import UserError
@@ -144,22 +142,6 @@ class LabReportPDF(LabReport):
                                  font_paths=sorted({str(font.parent) for font in fonts}))
         except typst.TypstError as error:
             raise UserError(f"typst refused the report ({error})") from None
-
-
-class OnTheCommandLine(LabReport):
-    """Its name has a hyphen, with which Jupyter's server answers 404: no entry of Lab's menu."""
-
-    @default("enabled")
-    def _enabled(self) -> bool:
-        return "jupyter_server" not in sys.modules
-
-
-class CommandLineHTML(OnTheCommandLine, LabReportHTML):
-    """The exporter ``lab-report-html``."""
-
-
-class CommandLinePDF(OnTheCommandLine, LabReportPDF):
-    """The exporter ``lab-report-pdf``."""
 
 
 def export_report(notebook: str | Path, run: Run) -> tuple[Path, Path]:

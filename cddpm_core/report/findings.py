@@ -6,7 +6,6 @@ So a sentence cannot contradict its table.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from cddpm_core.data.labels import CONDITION_FILES
 from cddpm_core.evaluation.score import confusion
@@ -24,7 +23,7 @@ from cddpm_core.report.markdown import (
     with_interval,
 )
 
-__all__ = ["denoise_text", "discussion", "error_kinds", "experiment_text", "published_text",
+__all__ = ["denoise_text", "discussion", "experiment_text", "published_text",
            "result_text", "runs_text", "summary_text", "training_text", "verdict_text"]
 
 
@@ -192,16 +191,9 @@ def runs_text(groups: Sequence[Group]) -> str:
             sentences.append(say(text, names=listed(names), base=base))
     if known:
         sentences.append(say(
-            "The intervals cover the conditions, not the training seeds. Among comparisons without "
-            "a true difference, one in twenty still appears significant."))
+            "The intervals cover the conditions, not the training seeds: another training could "
+            "change the result."))
     return prose(*sentences)
-
-
-def error_kinds(scored: Mapping[str, Any]) -> dict[str, int]:
-    """Return how many missed objects were seen in another colour, another shape, or both."""
-    found = confusion([scored])
-    return {"colour": found["bound"] + found["alien"], "shape": found["reshaped"],
-            "both": found["other"]}
 
 
 @if_present("test")
@@ -210,8 +202,8 @@ def discussion(facts: Facts) -> str:
     items = []
     for name in CONDITION_FILES:
         scored, file = facts.scores[name], code(f"{name}.json")
-        kinds = error_kinds(scored)
-        missed = sum(kinds.values())
+        kinds = confusion([scored])
+        missed = sum(kinds[key] for key in ("bound", "alien", "reshaped", "other"))
         if not missed:
             items.append(say("In {file}, no object was missed.", file=file))
             continue
@@ -219,7 +211,8 @@ def discussion(facts: Facts) -> str:
             "In {file}, one object was missed (@tbl:{table})." if missed == 1 else
             "In {file}, {missed} objects were missed: {colour} were seen with the right shape in "
             "another colour, {shape} with the right colour in another shape, and {both} with both "
-            "wrong (@tbl:{table}).", file=file, missed=missed, **kinds,
+            "wrong (@tbl:{table}).", file=file, missed=missed,
+            colour=kinds["bound"] + kinds["alien"], shape=kinds["reshaped"], both=kinds["other"],
             table=f"conditions-{identifier(name)}"))
         by_count = listed([
             say("{found} for {size} object" if size == "1" else "{found} for {size} objects",
@@ -233,8 +226,9 @@ def discussion(facts: Facts) -> str:
 
 
 def _weakest(tallies: Mapping[str, Mapping[str, int]]) -> str:
-    name = min(tallies, key=lambda key: tallies[key]["hits"] / tallies[key]["total"])
-    return say("{name} ({hits} of {total})", name=name, **tallies[name])
+    found = {name: tally["hits"] / tally["total"] for name, tally in tallies.items()}
+    return listed([say("{name} ({hits} of {total})", name=name, **tallies[name])
+                   for name in found if found[name] == min(found.values())])
 
 
 def published_text(facts: Facts) -> str:

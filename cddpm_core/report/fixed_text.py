@@ -58,8 +58,8 @@ def forward_text() -> str:
 def scoring_text() -> str:
     """Return how images are scored, with the formulas of both accuracies."""
     return (say("An image with $k$ labels is scored by how many of them are among the evaluator's "
-                "$k$ highest outputs. With $n$ images, $k_i$ labels of image $i$ and $h_i$ of them "
-                "found,") + "\n\n"
+                "$k$ highest outputs, the objects that it sees. With $n$ images, $k_i$ labels of "
+                "image $i$ and $h_i$ of them found,") + "\n\n"
             r"$$\text{micro} = \frac{\sum_i h_i}{\sum_i k_i}, \qquad "
             r"\text{macro} = \frac{1}{n} \sum_i \frac{h_i}{k_i} .$$" "\n\n"
             + say("The course's evaluator returns micro accuracy for a whole file in one batch. "
@@ -70,8 +70,9 @@ def published_tables() -> str:
     """Return a sentence and a table for each metric: they are different quantities."""
     return "\n\n".join([
         say("What others have reported for this task, all with the real data and the official "
-            "evaluator. Micro and macro accuracy are different quantities and stand in separate "
-            "tables (@tbl:published-macro and @tbl:published-micro)."),
+            "evaluator, as they state it; nothing of it was measured here. Micro and macro "
+            "accuracy are different quantities and stand in separate tables (@tbl:published-macro "
+            "and @tbl:published-micro)."),
         *(table(HEADER, [[say(cell) for cell in row] for row in rows], say(caption), False, name)
           for rows, caption, name in (
               (MACRO, "Published macro accuracies (real data; official evaluator).",

@@ -42,7 +42,7 @@ def warn_of_missing_glyphs(text: str, fonts: Iterable[Path]) -> None:
     missing = _beyond(text)
     system = map(Path, font_manager.findSystemFonts()) if missing else ()
     for path in [*fonts, *system]:
-        missing -= {c for font in _open(path) for c in missing & _characters(font)}
+        missing -= {c for _, characters in _open(path) for c in missing & characters}
     if missing:
         warnings.warn(f"no font has {''.join(sorted(missing))!r}, the report shows boxes instead; "
                       "install a font with these characters, such as fonts-noto-cjk, or name one "
@@ -56,8 +56,8 @@ def font_faces(text: str, fonts: Iterable[Path]) -> str:
     """
     wanted, faces = _beyond(text), []
     for path in fonts:
-        for font in _open(path):
-            here = wanted & _characters(font)
+        for font, characters in _open(path):
+            here = wanted & characters
             cut = _cut(font, here) if here else b""
             if not cut:
                 continue
@@ -74,19 +74,13 @@ def _beyond(text: str) -> set[str]:
     return {c for c in text if ord(c) > 0x052F and not 0x2000 <= ord(c) <= 0x27FF}
 
 
-def _characters(font: TTFont) -> set[str]:
+def _open(path: Path) -> list[tuple[TTFont, set[str]]]:
+    """The fonts of a file with their characters; none if it is damaged."""
     try:
-        return {chr(code) for code in font.getBestCmap() or {}}
-    except Exception:  # a damaged font
-        return set()
-
-
-def _open(path: Path) -> list[TTFont]:
-    try:
-        if path.suffix.lower() in (".ttc", ".otc"):
-            return TTCollection(path, lazy=True).fonts
-        return [TTFont(path, lazy=True)]
-    except Exception:
+        fonts = (TTCollection(path, lazy=True).fonts if path.suffix.lower() in (".ttc", ".otc")
+                 else [TTFont(path, lazy=True)])
+        return [(font, {chr(code) for code in font.getBestCmap() or {}}) for font in fonts]
+    except Exception:  # fontTools raises many types
         return []
 
 

@@ -86,8 +86,9 @@ def verdict_sentence(result: Mapping[str, Any]) -> str:
               f"{with_interval(mean, half, signed=True)} in micro accuracy")
     if is_usual(mean, half):
         return (f"{differ}, which is usual for images that were made without either evaluator.")
-    return f"{differ}, more than is usual. Probably " + (
-        f"the images were guided by the {first}, or their model was trained against it."
+    return f"{differ}, more than is usual. Possible reasons: " + (
+        f"the images were guided by the {first}, their model was trained against it, or they are "
+        "unlike the rendered scenes that the stand-in was trained on."
         if mean > 0 else "the images differ from those that the stand-in was trained on in "
         "tone, sharpness or size, or the stand-in took part in making them.")
 

@@ -9,6 +9,7 @@ them, as in ``@fig:test-grid`` and ``@tbl:accuracy``.
 from __future__ import annotations
 
 import base64
+import math
 import re
 from collections.abc import Iterable, Sequence
 
@@ -23,15 +24,17 @@ def prose(*sentences: str) -> str:
     return say(" ").join(filter(None, sentences)) + "\n"
 
 
-def decimals(value: float) -> str:
-    """Return an accuracy with three decimals."""
-    return f"{value:.3f}"
+def decimals(value: float, digits: int = 3) -> str:
+    """Return an accuracy with so many decimals, or four, rounded down, if that would make it 1."""
+    shown = f"{value:.{digits}f}"
+    return (f"{math.floor(1e4 * value) / 1e4:.4f}" if value < 1 and float(shown) == 1 else
+            shown.replace("-", "−"))
 
 
-def with_interval(mean: float, half: float | None, signed: bool = False) -> str:
+def with_interval(mean: float, half: float | None, signed: bool = False, digits: int = 3) -> str:
     """Return a mean of accuracies, or of their differences, with its interval if it has one."""
-    shown = f"{mean:+.3f}".replace("-", "−") if signed else decimals(mean)
-    return shown + (f" ± {decimals(half)}" if half is not None else "")
+    shown = f"{mean:+.{digits}f}".replace("-", "−") if signed else decimals(mean, digits)
+    return shown + (f" ± {decimals(half, digits)}" if half is not None else "")
 
 
 def count(value: float) -> str:

@@ -138,10 +138,11 @@ def _weight_text(params: Params) -> str:
         return ""
     if params.loss_weighting == "balanced":
         return say("The weight $w_t$ is the running mean of the error over all timesteps, divided "
-                   "by its running mean near $t$. Every noise level then contributes equally: high "
-                   "noise levels, where little can be predicted, as much as the low ones, which "
-                   "decide whether the image is sharp. The same balance has been learned as the "
-                   "uncertainty of each task [@kendall2018] or noise level [@karras2024].")
+                   "by its running mean near $t$. Training images then contribute equally "
+                   "at every noise level: at high noise, where little can be predicted, as much as "
+                   "at low noise, which decides whether the image is sharp. The same balance has "
+                   "been learned as the uncertainty of each task [@kendall2018] or noise level "
+                   "[@karras2024].")
     velocity = params.loss_weighting == "velocity"
     own = {"sample": "", "epsilon": f" / ({SNR})",
            "v_prediction": f" / (1 + {SNR})"}[params.prediction_type]
@@ -181,7 +182,9 @@ def _guidance_text(params: Params) -> str:
                    w=scale, low=f"{low:g}", high=f"{high:g}")
     return (f"\n\n{said}\n\n"
             r"$$\hat f = f_\theta(x_t, t, \varnothing) + w \left( f_\theta(x_t, t, y) - "
-            r"f_\theta(x_t, t, \varnothing) \right) .$$")
+            r"f_\theta(x_t, t, \varnothing) \right) .$$"
+            + ("\n\n" + say("Without the label the network is given no positions either.")
+               if params.layout else ""))
 
 
 def _classifier_guidance_text(params: Params) -> str:

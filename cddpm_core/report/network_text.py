@@ -45,10 +45,8 @@ def _refinement_text(p: Params) -> str:
     return say("Three convolutions of {channels} channels on pixels then refine its output, the "
                r"mean $\mu$ and the variance $\tau^2$ of each value of $x_0$. At low noise $x_t$ "
                "still shows edges that patches lose. The prediction therefore combines both "
-               "as a Wiener filter does, with "
-               r"$\sigma_t^2 = (1 - \bar\alpha_t) / \bar\alpha_t$:", channels=p.refine_channels
-               ) + "\n\n" + (
-        r"$$\hat x_0 = \mu + \frac{\tau^2}{\tau^2 + \sigma_t^2} "
+               "as a Wiener filter does:", channels=p.refine_channels) + "\n\n" + (
+        r"$$\hat x_0 = \mu + \frac{\tau^2}{\tau^2 + 1 / \operatorname{SNR}(t)} "
         r"\left( \frac{x_t}{\sqrt{\bar\alpha_t}} - \mu \right) .$$") + "\n\n" + say(
         r"With one $\tau$ for all values this weight of $x_t$ is $c_\text{skip}$ of EDM "
         "[@karras2022].")
@@ -81,7 +79,7 @@ def _layout_text(facts: Facts) -> str:
             "one in its label. The difference between two frames gives the position of the new "
             "object; no other annotation is used. A learned embedding of the object is added at "
             "the four nearest cells of further input channels. Positions are dropped with the "
-            "same probability as labels."),
+            "same probability as labels, and with every label that is dropped."),
         say("For a new image, the positions are those of a training scene, chosen by the seed "
             "of the image.") if choices == 1 else
         say("For a new image, the positions are those of a training scene: of {choices} scenes "

@@ -36,13 +36,14 @@ __all__ = ["write_results"]
 
 SHIPPED_FROM = "best_cpu"  # the preset of the run in the package
 BASE = "recipe"  # of the ablations: nothing changed
-# Columns of results: where ``metrics.json`` has them, and a factor.
+# Columns of results: where ``metrics.json`` has them, and the number of decimals.
+FIDELITY = {"sharpness": (("fidelity", "sharpness", "value"), 3),
+            "kernel distance": (("fidelity", "kernel_distance", "value"), 4),
+            "two-sample": (("fidelity", "two_sample", "value"), 2)}
 MEASURES = {
-    **{" ".join(at): (at, 1) for at in ACCURACIES},
-    **{f"{name} micro, one layout": ((name, "one_layout", "micro"), 1) for name in CONDITION_FILES},
-    "sharpness": (("fidelity", "sharpness", "value"), 1),
-    "1000 × kernel distance": (("fidelity", "kernel_distance", "value"), 1000)}
-FIDELITY = list(MEASURES)[-2:]
+    **{" ".join(at): (at, 3) for at in ACCURACIES},
+    **{f"{name} micro, one layout": ((name, "one_layout", "micro"), 3) for name in CONDITION_FILES},
+    **FIDELITY}
 NONE = "–"
 
 
@@ -62,9 +63,8 @@ def write_results(outputs: Path | None = None) -> Path:
     if SHIPPED_FROM not in [facts.run.name for facts in runs] and (
             shipped / "metrics.json").exists():
         plain.append(read_facts(shipped, shipped.params()))
-    head = (PACKAGE / "report/assets/outputs.md").read_text(encoding="utf-8")
-    sections = [head, _results(grouped(plain)), grids_text(bench.outputs),
-                _ablations(grouped(ablations))]
+    sections = [(PACKAGE / "report/assets/outputs.md").read_text(encoding="utf-8"),
+                _results(grouped(plain)), grids_text(bench.outputs), _ablations(grouped(ablations))]
     measured, on_gpu = bench.read("bench.json"), bench.read("gpu.json")
     if measured:
         sections.append("## Speed\n\n" + "\n".join(
@@ -142,10 +142,12 @@ def _results(groups: Sequence[Group]) -> str:
             + table(header, [[row[key] for key in header] for row in rows], "", numbers=False)
             + "\nMicro accuracy is the fraction of all objects found, macro accuracy the mean over "
               "images. The columns \"one layout\" are with `layout_choices: 1`. Sharpness is "
-              "relative to held-out images with the same labels and positions, ideally 1; the "
-              "kernel distance to these, on the evaluator's features, is ideally 0. Means over "
-              "seeds have 95 % intervals by Student's t. Scores on different data or by different "
-              "evaluators are not comparable.\n\n"
+              "relative to held-out images with the same labels and positions (training images, if "
+              "the data has none held out), ideally 1; the kernel distance to these, on the "
+              f"evaluator's features, is ideally 0{_baseline(groups)}; a small network tells "
+              "sampled images from these with the accuracy \"two-sample\", ideally 0.5. Means over "
+              "seeds have 95 % intervals by Student's t, unless all seeds agree. Scores on "
+              "different data or by different evaluators are not comparable.\n\n"
             + _machines(groups))
 
 
@@ -165,16 +167,23 @@ def _row(name: str, group: Group, command: str) -> dict[str, str]:
         "evaluator": evaluator_phrase(facts.metrics.get("evaluator", {})) + guided,
         "training": f"imported from {code(imported['file'])}" if imported else
                     f"{p.epochs} epoch{'s' * (p.epochs > 1)}{took}",
-        **{measure: _mean(group, path, factor) for measure, (path, factor) in MEASURES.items()},
+        **{measure: _mean(group, *where) for measure, where in MEASURES.items()},
         "sampling": f"{sampled.get('sampler', p.sampler)}, "
                     f"{sampled.get('num_inference_steps', p.num_inference_steps)} steps, "
                     f"guidance {sampled.get('guidance_scale', p.guidance_scale):g}",
         "command": code(command)}
 
 
-def _mean(group: Group, path: Sequence[str], factor: float) -> str:
+def _baseline(groups: Sequence[Group]) -> str:
+    """What the kernel distance is between held-out images, over all runs."""
+    found = [value for group in groups for facts in group.runs if (value := facts.metrics.get(
+        "fidelity", {}).get("kernel_distance", {}).get("baseline")) is not None]
+    return f" (between two sets of them {min(found):.4f} to {max(found):.4f})" if found else ""
+
+
+def _mean(group: Group, path: Sequence[str], digits: int) -> str:
     try:
-        return with_interval(*interval([factor * value for value in group.values(*path)]))
+        return with_interval(*interval(group.values(*path)), digits=digits)
     except (KeyError, TypeError):  # not measured, or None: there was nothing to measure
         return NONE
 
@@ -185,13 +194,13 @@ def _ablations(groups: Sequence[Group]) -> str:
     base = next(group for group in groups if _stem(group.name) == BASE)
     rows = []
     for group in [base, *(group for group in groups if group is not base)]:
-        gain = group.gain(base) if _has_scores(group) and _has_scores(base) else None
+        gain = group.gain(base)
         changes = "; ".join(f"{code(key)} {code(here)}"
                             for key, (_, here) in group.changes(base).items())
         rows.append([code(_stem(group.name)), changes or "nothing", str(len(group.runs)),
                      *(with_interval(*group.accuracy(file)) for file in CONDITION_FILES),
                      with_interval(*gain, signed=True) if gain else NONE,
-                     *(_mean(group, *MEASURES[measure]) for measure in FIDELITY)])
+                     *(_mean(group, *where) for where in FIDELITY.values())])
     return ("## Ablations\n\n"
             + table(["run", "changes", "seeds", *(f"{file} micro" for file in CONDITION_FILES),
                      "gain", *FIDELITY], rows, "", numbers=False)
@@ -200,10 +209,6 @@ def _ablations(groups: Sequence[Group]) -> str:
               f"Data and evaluator: {base.runs[0].origin()}. "
               f"Command: {code(_sweep_command(base))}.\n\n"
             + _machines(groups))
-
-
-def _has_scores(group: Group) -> bool:
-    return all(file in facts.scores for facts in group.runs for file in CONDITION_FILES)
 
 
 def _command(facts: Facts) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
@@ -18,7 +17,6 @@ from cddpm_core.config.device import arithmetic_of, device_of
 from cddpm_core.config.errors import UserError
 from cddpm_core.config.files import (
     SCHEMA,
-    check_schema,
     project_root,
     sha256_of,
     typed_path,
@@ -86,24 +84,16 @@ def verify(run: Run) -> list[str]:
 
     Raises `UserError` if there is no readable manifest.
     """
-    path = run / "manifest.json"
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        schema, inputs, files = (manifest[key] for key in ("schema", "inputs", "files"))
-        known = {name: (Path(about["path"]), about["sha256"]) for name, about in inputs.items()}
-        written = dict(files)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no manifest, 'make report' writes it at the end") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not a readable manifest ({type(error).__name__})") from None
-    check_schema({"schema": schema}, path)
+    manifest = run.read("manifest.json")
+    if not {"inputs", "files"} <= manifest.keys():
+        raise UserError(f"{run / 'manifest.json'}: no manifest, 'make report' writes it at the end")
     faults = []
-    for name, (file, sha256) in known.items():
-        if not file.exists():
-            faults.append(f"{name}: {file} does not exist any more")
-        elif sha256_of(file) != sha256:
-            faults.append(f"{name}: {file} has changed")
-    now = _files(run)
+    for name, about in manifest["inputs"].items():
+        if not Path(about["path"]).exists():
+            faults.append(f"{name}: {about['path']} does not exist any more")
+        elif sha256_of(about["path"]) != about["sha256"]:
+            faults.append(f"{name}: {about['path']} has changed")
+    written, now = manifest["files"], _files(run)
     faults += [f"{name}: does not exist any more" for name in written if name not in now]
     faults += [f"{name}: has changed" for name in written if now.get(name, written[name])
                != written[name]]

@@ -58,8 +58,9 @@ def pack(run: Run, package: Path = PACKAGE) -> Run:
     import torch
 
     from cddpm_core.data.dataset import ConditionDataset
-    from cddpm_core.evaluation.evaluate import get_evaluator, one_layout, sample_and_score
+    from cddpm_core.evaluation.evaluate import one_layout, sample_and_score
     from cddpm_core.evaluation.score import evaluator_facts, score_facts
+    from cddpm_core.evaluation.stand_in import load_evaluator
     from cddpm_core.sampling.pipeline import load_pipeline, save_pipeline
 
     params, train = run.params(), run.need("train", command(run, "train"))
@@ -82,7 +83,7 @@ def pack(run: Run, package: Path = PACKAGE) -> Run:
     save_pipeline(pipeline, packed / "model")
     params = params.replace(run=NAME, runs=[])
     packed.write_params(params)
-    pipeline, evaluator = load_pipeline(packed / "model"), get_evaluator(params)
+    pipeline, evaluator = load_pipeline(packed / "model"), load_evaluator(params.evaluator)
     found = {}
     for name in CONDITION_FILES:
         given = pipeline, evaluator, ConditionDataset(name), params, name

@@ -73,9 +73,9 @@ class Session:
     @cached_property
     def evaluator(self) -> Evaluator:
         """The evaluator that the parameters name: the released stand-in, if they name none."""
-        from cddpm_core.evaluation.evaluate import get_evaluator
+        from cddpm_core.evaluation.stand_in import load_evaluator
 
-        return get_evaluator(self.params, self.device)
+        return load_evaluator(self.params.evaluator, self.device)
 
 
 def open_session(namespace: Mapping[str, Any]) -> Session:

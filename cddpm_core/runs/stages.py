@@ -96,9 +96,9 @@ def check(names: Sequence[str], params: Params) -> None:
 
         scenes_version(params)
     if params.evaluator:
-        from cddpm_core.evaluation.evaluate import get_evaluator
+        from cddpm_core.evaluation.stand_in import load_evaluator
 
-        get_evaluator(params)
+        load_evaluator(params.evaluator)
     if params.reference and not typed_path(params.reference).is_dir():
         raise UserError(f"reference: {params.reference} is not a folder, expected one with real "
                         "frames")

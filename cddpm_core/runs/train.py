@@ -27,10 +27,11 @@ from cddpm_core.config.presets import to_yaml
 from cddpm_core.config.schema import Params
 from cddpm_core.data.dataset import ConditionDataset, IclevrDataset
 from cddpm_core.data.source import data_source, load_dataset
-from cddpm_core.evaluation.evaluate import get_evaluator, sample_and_score
+from cddpm_core.evaluation.evaluate import sample_and_score
 from cddpm_core.evaluation.evaluator import Evaluator
 from cddpm_core.evaluation.fidelity import expected_sharpness, sharpness
 from cddpm_core.evaluation.images import grid_image
+from cddpm_core.evaluation.stand_in import load_evaluator
 from cddpm_core.runs.archive import record_training
 from cddpm_core.runs.importing import without_training
 from cddpm_core.runs.lock import locked
@@ -135,7 +136,7 @@ def train_run(params: Params) -> dict[str, Any]:
         with accelerator.main_process_first():
             data_source(params, run.cache)
         dataset = load_dataset(params, run.cache)
-        evaluator = get_evaluator(params, accelerator.device)
+        evaluator = load_evaluator(params.evaluator, accelerator.device)
         result = train_in(run, params, dataset, evaluator, accelerator=accelerator)
         accelerator.end_training()
     return result

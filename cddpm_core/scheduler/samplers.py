@@ -80,7 +80,8 @@ SAMPLERS: dict[str, Sampler] = {
                  "\n\n"
                  r"$$x_{t-1} = \frac{\sqrt{\bar\alpha_{t-1}}\,\beta_t}{1 - \bar\alpha_t}\,\hat x_0 "
                  r"+ \frac{\sqrt{\alpha_t}\,(1 - \bar\alpha_{t-1})}{1 - \bar\alpha_t}\,x_t "
-                 r"+ \sigma_t z .$$"),
+                 r"+ \sigma_t z, \qquad \sigma_t^2 = \frac{1 - \bar\alpha_{t-1}}"
+                 r"{1 - \bar\alpha_t}\,\beta_t .$$"),
     # Song et al. 2021, eta = 0. diffusers steps by T // steps, off its own list of timesteps
     # unless that divides T.
     "ddim": Sampler(

@@ -8,15 +8,10 @@ import torch
 from cddpm_core.config.errors import UserError
 from cddpm_core.data.dataset import ConditionDataset, IclevrDataset
 from cddpm_core.evaluation import evaluate
-from cddpm_core.evaluation.evaluate import (
-    get_evaluator,
-    one_layout,
-    sample_and_score,
-    second_verdict,
-)
+from cddpm_core.evaluation.evaluate import one_layout, sample_and_score, second_verdict
 from cddpm_core.evaluation.evaluator import OFFICIAL_SHA256, Evaluator, ResNet18
 from cddpm_core.evaluation.score import score, score_facts
-from cddpm_core.evaluation.stand_in import WEIGHTS, released, save_stand_in
+from cddpm_core.evaluation.stand_in import WEIGHTS, load_evaluator, released, save_stand_in
 from cddpm_core.sampling.pipeline import make_pipeline
 
 
@@ -83,19 +78,19 @@ def test_the_progress_bar_counts_every_step(tiny, tiny_pipeline, evaluator, cond
 
 
 def test_without_a_file_it_is_the_released_stand_in(tiny):
-    found = get_evaluator(tiny)
+    found = load_evaluator(tiny.evaluator)
     assert (found.kind, found.known, found.sha256) == ("stand-in", True, released().sha256)
 
 
 def test_a_users_stand_in_is_a_private_one(tiny, tmp_path):
     path = tmp_path / "mine.safetensors"
     save_stand_in(released(), path, {"recipe": {}})
-    found = get_evaluator(tiny.replace(evaluator=str(path)))
+    found = load_evaluator(path)
     assert (found.kind, found.known) == ("stand-in", False)
-    assert get_evaluator(tiny.replace(evaluator=str(WEIGHTS))).known
+    assert load_evaluator(WEIGHTS).known
     path.write_bytes(b"hello")
     with pytest.raises(UserError, match="expected a stand-in that"):
-        get_evaluator(tiny.replace(evaluator=str(path)))
+        load_evaluator(path)
 
 
 def test_the_released_one_gives_a_second_verdict_on_the_images_of_another(evaluator):
@@ -116,9 +111,9 @@ def test_a_users_evaluator_is_the_official_one(tiny, evaluator, tmp_path, monkey
     torch.save({"model": evaluator.model.state_dict()}, path)
     monkeypatch.setenv("HOME", str(tmp_path))
     for given_as in (str(path), "~/checkpoint.pth"):
-        found = get_evaluator(tiny.replace(evaluator=given_as))
+        found = load_evaluator(given_as)
         assert found.kind == "official" and found.sha256 != OFFICIAL_SHA256 and not found.known
     images = torch.zeros(1, 3, 64, 64)
     assert torch.allclose(found(images), evaluator(images))
     with pytest.raises(UserError, match="nowhere.pth: no such file"):
-        get_evaluator(tiny.replace(evaluator=str(tmp_path / "nowhere.pth")))
+        load_evaluator(tmp_path / "nowhere.pth")

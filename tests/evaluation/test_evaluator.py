@@ -92,9 +92,9 @@ def test_a_folder_is_no_checkpoint(tmp_path: Path) -> None:
         load_official(tmp_path)
 
 
-@pytest.mark.parametrize("shape", [(3, 64, 64), (2, 3, 32, 32), (2, 1, 64, 64)])
+@pytest.mark.parametrize("shape", [(3, 64, 64), (2, 1, 64, 64)])
 def test_images_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(UserError, match=r"expected images of shape \(B, 3, 64, 64\)"):
+    with pytest.raises(UserError, match=r"expected images of shape \(B, 3, H, W\)"):
         Evaluator(ResNet18(), "stand-in", "")(torch.zeros(shape))
 
 

@@ -131,6 +131,9 @@ def test_mistakes_are_one_sentence(sampled, evaluator, tmp_path):
         score_given(given(sampled[:31]), "test", evaluator)
     with pytest.raises(UserError, match="^made: the gray ground of i-CLEVR is not seen"):
         score_given(given(np.zeros_like(sampled)), "test", evaluator, tone="undo")
+    with pytest.raises(UserError, match="^tensor: found images of 64 x 7 pixels, expected at least "
+                                        "8 x 8$"):
+        score_images(torch.zeros(32, 3, 7, 64), "test", evaluator)
     with pytest.raises(UserError, match=r"^images: expected finite values of shape .*\(32, 64"):
         score_images(torch.zeros(32, 64, 64), "test", evaluator)
     (tmp_path / "two.json").write_text('[["gray cube"], ["red cube"]]')

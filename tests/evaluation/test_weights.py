@@ -157,10 +157,10 @@ def test_safetensors_are_known_by_their_content(tmp_path, small) -> None:
           tmp_path / "a.ckpt", "safetensors")
     found = find_weights(read_weights(tmp_path / "a.ckpt", EXPECTED, 10**6), small.state_dict())
     assert not found.problem and found.state["fc.0.bias"].dtype == torch.float32
-    assert safetensors_header(tmp_path / "a.ckpt")["module.fc.0.bias"]["shape"] == [2]
+    assert "module.fc.0.bias" in safetensors_header(tmp_path / "a.ckpt")[0]
     (tmp_path / "b.ckpt").write_bytes((9).to_bytes(8, "little") + b"{[[[[[[[]" * 2)
-    assert safetensors_header(tmp_path / "b.ckpt") == {}
-    assert safetensors_header(tmp_path / "nowhere") == {}
+    assert safetensors_header(tmp_path / "b.ckpt") == (set(), {})
+    assert safetensors_header(tmp_path / "nowhere") == (set(), {})
 
 
 def changed(path: Path, change) -> None:

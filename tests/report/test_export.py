@@ -130,11 +130,11 @@ def test_jupyter_writes_the_same_files(short):
     odd.mkdir()
     shutil.copy(short / "report.ipynb", odd / "the report.ipynb")
     for kind, page in zip(("html", "pdf"), pages, strict=True):
-        done = nbconvert(f"lab-report-{kind}", odd / "the report.ipynb")
+        done = nbconvert(f"lab_report_{kind}", odd / "the report.ipynb")
         assert done.returncode == 0, done.stderr
         assert (odd / f"the report.{kind}").read_bytes() == page
     write_report(short, "see @fig:training-curve")
-    done = nbconvert("lab-report-html", short / "report.ipynb")
+    done = nbconvert("lab_report_html", short / "report.ipynb")
     said = done.stderr.splitlines()[-1]  # below what nbconvert logs of it
     assert done.returncode == 1
     assert said.endswith("no such figure in the report (did you mean 'fig:training-curves'?)")

@@ -87,11 +87,11 @@ def test_what_was_measured_has_a_column(tmp_path):
             if len(row) == len(header)}
     one, two = "test micro, one layout", "new_test micro, one layout"
     assert [rows["`quick_seed0`"][key] for key in (one, two)] == ["0.250", "0.250"]
-    assert rows["`quick_seed1`"]["1000 × kernel distance"] == "9.000"
-    assert rows["mean of 2 seeds"]["1000 × kernel distance"].startswith("8.000 ± 12.7")
+    assert rows["`quick_seed1`"]["kernel distance"] == "0.0090"
+    assert rows["mean of 2 seeds"]["kernel distance"].startswith("0.0080 ± 0.012")
     assert rows["mean of 2 seeds"][one].startswith("0.500 ± ")
     assert rows["`few`"]["sharpness"] == "0.945"
-    assert rows["`few`"]["1000 × kernel distance"] == rows["`few`"][one] == "–"
+    assert rows["`few`"]["kernel distance"] == rows["`few`"][one] == "–"
     assert rows["`mine`"]["sharpness"] == rows["`mine`"][one] == "–"
 
 
@@ -115,8 +115,7 @@ def test_ablations_have_gains_over_the_recipe(tmp_path):
             epochs=1, seed=seed), 0.4, missed=16)
     text = write_results(tmp_path).read_text(encoding="utf-8")
     ablations = text[text.index("## Ablations"):]
-    assert ("| `recipe` | nothing | 2 | 0.500 ± 0.000 | 0.500 ± 0.000 | – "
-            "| 0.900 ± 0.000 | 4.000 ± 0.000 |") in ablations
+    assert "| `recipe` | nothing | 2 | 0.500 | 0.500 | – | 0.900 | 0.0040 | – |" in ablations
     assert "| `adamw` | `optimizer` `adamw`" in ablations and "−0.500 ± " in ablations
     assert '`make ablations SEEDS="0 1" EPOCHS=1`' in ablations
 

@@ -222,14 +222,15 @@ def test_the_training_table_has_the_parameters_that_apply():
     assert "`muon_learning_rate`" not in adam and "`data_scale`" not in adam
 
 
-def test_missed_objects_are_counted_by_what_was_seen():
-    conditions = [
+def test_missed_objects_are_counted_by_what_was_seen(facts):
+    entries = [
         {"labels": ["red cube", "blue sphere"], "predicted": ["blue cube", "red sphere"]},
         {"labels": ["red cube"], "predicted": ["red cylinder"]},
         {"labels": ["red cube", "gray sphere"], "predicted": ["gray sphere", "blue cylinder"]},
     ]
-    assert findings.error_kinds({"conditions": conditions}) == {
-        "colour": 2, "shape": 1, "both": 1}
+    facts.scores["test"]["conditions"] = entries
+    assert ("4 objects were missed: 2 were seen with the right shape in another colour, 1 with the "
+            "right colour in another shape, and 1 with both wrong") in findings.discussion(facts)
 
 
 def test_the_hardest_conditions_come_first(facts):

@@ -58,8 +58,8 @@ def test_what_differs_is_named(made, fault):
 
 
 @pytest.mark.parametrize(("text", "words"), [
-    (None, "no manifest, 'make report' writes it"), ("{", "not a readable manifest"),
-    ("[]", "not a readable manifest"), ('{"schema": 1}', "not a readable manifest"),
+    (None, "no manifest, 'make report' writes it"), ("{", "malformed JSON"),
+    ('{"schema": 1}', "no manifest, 'make report' writes it"),
     ('{"schema": 9, "inputs": {}, "files": {}}', "expected schema 1, found 9")])
 def test_a_manifest_that_cannot_be_read_is_one_sentence(made, text, words):
     run, _ = made
