@@ -25,7 +25,7 @@ from cddpm_core.report.bench_tables import (
 )
 from cddpm_core.report.compare import REPEATED, Group, grouped, interval
 from cddpm_core.report.facts import ACCURACIES, DATA_KINDS, Facts, evaluator_phrase, read_facts
-from cddpm_core.report.markdown import code, duration, escape, table, with_interval
+from cddpm_core.report.markdown import code, decimals, duration, escape, table, with_interval
 from cddpm_core.report.result_grids import grids_text
 from cddpm_core.runs.modules import PACKAGE
 from cddpm_core.runs.pretrained import NAME as SHIPPED
@@ -178,7 +178,8 @@ def _baseline(groups: Sequence[Group]) -> str:
     """What the kernel distance is between held-out images, over all runs."""
     found = [value for group in groups for facts in group.runs if (value := facts.metrics.get(
         "fidelity", {}).get("kernel_distance", {}).get("baseline")) is not None]
-    return f" (between two sets of them {min(found):.4f} to {max(found):.4f})" if found else ""
+    return (f" (between two sets of them {decimals(min(found), 4)} to {decimals(max(found), 4)})"
+            if found else "")
 
 
 def _mean(group: Group, path: Sequence[str], digits: int) -> str:
@@ -214,9 +215,8 @@ def _ablations(groups: Sequence[Group]) -> str:
 def _command(facts: Facts) -> str:
     """The command that makes a run: its preset, and the parameters that differ from it."""
     name = SHIPPED_FROM if facts.run.name == SHIPPED else facts.run.name
-    stem = _stem(name)
     folder = "params/ablations" if _is_ablation(facts) else "params"
-    file = f"{folder}/{stem}.yaml"
+    file = f"{folder}/{_stem(name)}.yaml"
     if not (project_root() / file).exists():
         file = "params/quick.yaml"
     preset = resolve(read_yaml(project_root() / file), file).to_dict()
