@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -15,7 +14,6 @@ from cddpm_core.__main__ import main
 from cddpm_core.config.files import project_root
 from cddpm_core.config.presets import to_yaml
 from cddpm_core.config.schema import Params
-from cddpm_core.evaluation.evaluator import ResNet18
 from cddpm_core.runs import stages, sweep
 from cddpm_core.runs import train as training
 from cddpm_core.runs.run import OUTPUTS, Run
@@ -111,10 +109,6 @@ def test_a_run_name_that_is_a_path_is_refused(capsys, outputs, name):
     assert not outputs.exists()
 
 
-def test_an_unknown_stage_is_refused(capsys):
-    assert "stage: found 'trian' (did you mean 'train'" in refused(capsys, "stage", "trian")
-
-
 def test_data_that_is_not_there_is_refused(capsys, tmp_path, outputs):
     assert "nowhere is not a folder, expected one with train.json" in refused(
         capsys, "report", "--data", tmp_path / "nowhere")
@@ -124,11 +118,8 @@ def test_data_that_is_not_there_is_refused(capsys, tmp_path, outputs):
 
 
 @pytest.mark.parametrize(("content", "words"), [
-    ("{", "malformed JSON at line 1"),
-    ('{"a.png": []}', "'a.png': the label list is empty"),
     ('{"a.png": ["red cub"]}', "unknown label 'red cub' (did you mean 'red cube'"),
     ('{"b.png": ["red cube"]}', "b.png: no such image; 1 of the 1 images"),
-    ('[["red cube"]]', "expected a non-empty object"),
 ])
 def test_bad_data_is_refused(capsys, tmp_path, outputs, content, words):
     folder = lab(tmp_path / "set", content)
@@ -144,20 +135,6 @@ def test_bad_evaluator_is_refused(capsys, tmp_path, outputs):
     assert "checkpoint.pth: no such file" in refused(capsys, *command)
     path.write_bytes(b"hello")
     assert "expected the lab's evaluator checkpoint" in refused(capsys, *command)
-    torch.save({"weights": {}}, path)
-    assert "without weights 'conv1.weight'" in refused(capsys, *command)
-    state = ResNet18().state_dict()
-    state["fc.0.weight"] = torch.zeros(10, 512)
-    torch.save({"model": state}, path)
-    assert "'fc.0.weight' of shape (10, 512) for (24, 512)" in refused(capsys, *command)
-    assert not outputs.exists()
-
-
-def test_a_bad_stand_in_is_refused(capsys, tmp_path, outputs):
-    path = tmp_path / "mine.safetensors"
-    assert "mine.safetensors: no such file" in refused(capsys, "report", "--evaluator", path)
-    path.write_bytes(b"hello")
-    assert "expected a stand-in that" in refused(capsys, "report", "--evaluator", path)
     assert not outputs.exists()
 
 

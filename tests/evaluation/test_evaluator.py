@@ -53,32 +53,17 @@ def _shrunk() -> dict[str, torch.Tensor]:
     return {**ResNet18().state_dict(), "fc.0.weight": torch.zeros(10, 512)}
 
 
-def _without_bias() -> dict[str, torch.Tensor]:
-    state = ResNet18().state_dict()
-    del state["fc.0.bias"]
-    return state
-
-
 @pytest.mark.parametrize(
     ("content", "found"),
     [
         (None, "no such file"),
-        (b"not a checkpoint", "found no checkpoint"),
-        (b"", "found an empty file"),
         ({"model": Foreign()}, "found a whole pickled model"),
-        ({"weights": torch.zeros(1)}, "found keys ['weights'] without weights 'conv1.weight'"),
-        ([1, 2], "found list without weights 'conv1.weight'"),
-        ({"model": [1]}, "found keys ['model'] without weights 'conv1.weight'"),
         ({"model": _shrunk()}, "found 'fc.0.weight' of shape (10, 512) for (24, 512)"),
-        ({"model": _without_bias()}, "found no weights 'fc.0.bias'"),
-        ({"model": {**ResNet18().state_dict(), "x": torch.zeros(1)}}, "weights 'x'"),
     ],
 )
 def test_a_wrong_checkpoint_is_one_sentence(tmp_path: Path, content, found: str) -> None:
     path = tmp_path / "checkpoint.pth"
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    elif content is not None:
+    if content is not None:
         torch.save(content, path)
     with pytest.raises(UserError) as caught:
         load_official(path)
@@ -87,15 +72,17 @@ def test_a_wrong_checkpoint_is_one_sentence(tmp_path: Path, content, found: str)
     assert "\n" not in sentence
 
 
-def test_a_folder_is_no_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot be read"):
-        load_official(tmp_path)
-
-
 @pytest.mark.parametrize("shape", [(3, 64, 64), (2, 1, 64, 64)])
 def test_images_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(UserError, match=r"expected images of shape \(B, 3, H, W\)"):
         Evaluator(ResNet18(), "stand-in", "")(torch.zeros(shape))
+
+
+def test_images_of_another_size_are_resized(images: torch.Tensor) -> None:
+    evaluator = Evaluator(ResNet18(), "stand-in", "")
+    large = torch.nn.functional.interpolate(images, (96, 128))
+    assert torch.equal(evaluator(large), evaluator(evaluator.resized(large)))
+    assert torch.equal(evaluator.features(large), evaluator.features(evaluator.resized(large)))
 
 
 def test_batches_do_not_matter(images: torch.Tensor) -> None:
