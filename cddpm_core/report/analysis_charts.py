@@ -33,7 +33,7 @@ def quartile_figure(quartiles: Sequence[Mapping[str, Any]]) -> Figure:
     centres = np.arange(len(quartiles))
     names = ["–".join(map(str, part["timesteps"])) for part in quartiles]
     for offset, key, label, colour, hatch in (
-            (-0.2, "x_0", "with the label", BLUE, ""),
+            (-0.2, "x_0", "with the condition", BLUE, ""),
             (0.2, "x_0_without_label", "without the condition", ORANGE, "//")):
         if key in quartiles[0]:
             axes[0].bar(centres + offset, [part[key] for part in quartiles], 0.4, label=label,
