@@ -39,7 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"Error: {error}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, click.Abort):
-        print("Stopped. What is finished is kept; the same command goes on.", file=sys.stderr)
+        print("Stopped. What is finished is kept; give the same command again to continue.",
+              file=sys.stderr)
         return 130
 
 

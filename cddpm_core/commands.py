@@ -1,4 +1,4 @@
-"""The commands ``bench``, ``import``, ``lab`` and ``submission``, and options that several have.
+"""The commands ``bench``, ``import``, ``lab``, ``sample`` and ``submission``, and shared options.
 
 What a command needs is imported inside it, so that a mistake is named before torch is loaded.
 """
@@ -93,6 +93,38 @@ def import_command(checkpoint: str, file: str, changes: Any, **options: str) -> 
     print(f"now: python -m cddpm_core report --params {params}")
 
 
+@click.command("sample")
+@click.argument("objects", nargs=-1, required=True, metavar="OBJECTS...")
+@click.option("--run", "run_name", default="", metavar="NAME",
+              help="The run whose model samples; default: the weights in the package.")
+@click.option("--images", "count", type=click.IntRange(1, 256), default=4, show_default=True,
+              help="Number of images, each with a seed of its own.")
+@click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True)
+@click.option("--out", default="sample.png", show_default=True, metavar="FILE")
+def sample_command(objects: Sequence[str], run_name: str, count: int, seed: int, out: str) -> None:
+    """Sample images of OBJECTS, such as "red sphere" "cyan cube"."""
+    from cddpm_core.config.files import write_png
+    from cddpm_core.data.labels import check_names
+    from cddpm_core.runs.pretrained import pretrained_run
+    from cddpm_core.runs.run import Run
+
+    names = check_names(list(objects), "objects")
+    run = Run(run_name) if run_name else pretrained_run()
+    params = run.params()
+    from cddpm_core.config.device import device_of
+    from cddpm_core.data.labels import to_multi_hot
+    from cddpm_core.evaluation.images import grid_image
+    from cddpm_core.sampling.pipeline import load_pipeline
+    from cddpm_core.sampling.sample import image_seeds, sample, sampling_options
+
+    pipeline = load_pipeline(run / "model", device_of(params))
+    pipeline.unet.check_labels(to_multi_hot(names)[None])
+    images = sample(pipeline, to_multi_hot(names).repeat(count, 1), image_seeds(seed, count),
+                    **sampling_options(pipeline, params))
+    write_png(out, grid_image(images, per_row=min(count, 8)))
+    print(out)
+
+
 @click.command("submission")
 @RUN
 @click.option("--check", is_flag=True, help="Only list what the course asks for and the run lacks.")
@@ -123,4 +155,4 @@ def lab_command(more: Sequence[str]) -> int:
                            env={**os.environ, **own_environment(), "JUPYTER_PATH": kernels})
 
 
-COMMANDS = (bench_command, import_command, lab_command, submission_command)
+COMMANDS = (bench_command, import_command, lab_command, sample_command, submission_command)

@@ -50,7 +50,10 @@ def score_command(images: tuple[str, ...], **options: Any) -> None:
     given = read_images(images, expected=len(wanted), **params.grid())
     result = score_given(given, params.conditions, params.evaluator, tone=params.tone)
     source = images[0] if len(images) == 1 else Path(images[0]).parent
-    paths = write_score(given, result, params.out or score_folder(source))
+    out = params.out or score_folder(source, params.conditions)
+    if typed_path(out).absolute() == typed_path(source).absolute():
+        raise UserError(f"--out: {out} has the images, expected another folder")
+    paths = write_score(given, result, out)
     print(*score_lines(result), *map(os.path.relpath, paths), sep="\n")
 
 

@@ -146,6 +146,28 @@ def test_a_damaged_checkpoint_is_refused_before_any_work(capsys, outputs):
     assert {path.name for path in run.folder.iterdir()} <= {"checkpoint.pt", ".lock"}
 
 
+def test_an_import_of_nothing_is_refused(capsys, tmp_path, outputs):
+    assert "nosuch.pt: no such file or folder" in refused(capsys, "import", tmp_path / "nosuch.pt")
+
+
+def test_named_objects_are_sampled(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["sample", "red sphere", "cyan cube", "--images", "2"]) == 0
+    assert capsys.readouterr().out == "sample.png\n"
+    with Image.open("sample.png") as one:
+        assert one.size == (2 * (2 * 66 + 2), 2 * 68)
+        first = one.tobytes()
+    assert main(["sample", "red sphere", "cyan cube", "--images", "2", "--seed", "1"]) == 0
+    with Image.open("sample.png") as other:
+        assert other.tobytes() != first
+    capsys.readouterr()
+    assert "objects: unknown label 'red spere' (did you mean 'red sphere'" in refused(
+        capsys, "sample", "red spere")
+    assert "one names 4 objects, expected at most 3" in refused(
+        capsys, "sample", "red cube", "gray cube", "blue cube", "cyan cube")
+    assert "no such run" in refused(capsys, "sample", "red cube", "--run", "nosuch")
+
+
 def test_values_of_the_command_line_go_over_those_of_the_file(tmp_path, read):
     path = tmp_path / "mine.yaml"
     path.write_text("epochs: 9\nlearning_rate: 1e-5\n")

@@ -74,7 +74,7 @@ def test_the_official_evaluator_and_the_stand_in_stand_side_by_side(capsys, tmp_
     torch.save({"model": ResNet18().state_dict()}, tmp_path / "checkpoint.pth")
     printed = done(capsys, save(sampled, tmp_path / "grid.png"), "--evaluator", "checkpoint.pth",
                    "--out", "here")
-    assert "scored by: official evaluator (weights of an unknown hash)" in printed
+    assert "scored by: checkpoint like the official evaluator's (unknown SHA-256)" in printed
     assert "scored by: released stand-in evaluator" in printed
     assert "released stand-in by −0." in printed
     found = json.loads((tmp_path / "here/score.json").read_text())
@@ -85,8 +85,13 @@ def test_mistakes_are_one_sentence(capsys, tmp_path, outputs, sampled):
     grid = save(sampled[:31], tmp_path / "grid.png")
     assert "no such file or folder (did you mean 'grid.png'?)" in refused(
         capsys, "score", "gird.png")
-    assert "found 31 images, expected 32, one for each row of test" in refused(
+    assert "found 31 images, cell 0 to cell 30, expected 32, one for each row of test" in refused(
         capsys, "score", grid)
+    (tmp_path / "many").mkdir()
+    for row, pixels in enumerate(sampled):
+        Image.fromarray(pixels).save(tmp_path / f"many/{row}.png")
+    assert "--out: many has the images, expected another folder" in refused(
+        capsys, "score", "many", "--out", "many")
     assert "cell: expected int, found 'x'" in refused(capsys, "score", grid, "--cell", "x")
     assert "Missing argument 'IMAGES...'" in refused(capsys, "score")
     assert "no such folder, expected one with manifest.json" in refused(

@@ -96,8 +96,9 @@ def score_given(given: GivenImages, conditions: Conditions = "test",
     if len(given) != len(wanted):
         others = [file for file in CONDITION_FILES if file != name
                   and len(read_conditions(condition_file(file))) == len(given)]
-        raise UserError(f"{given.source}: found {len(given)} images, expected {len(wanted)}, one "
-                        f"for each row of {name}"
+        span = f", {given.names[0]} to {given.names[-1]}{_gap(given)}" if len(given) > 1 else ""
+        raise UserError(f"{given.source}: found {len(given)} images{span}, expected "
+                        f"{len(wanted)}, one for each row of {name}"
                         + (f" (--conditions {others[0]} has {len(given)})" if others else ""))
     if not isinstance(evaluator, Evaluator):
         evaluator = load_evaluator(evaluator or "")
@@ -124,8 +125,20 @@ def score_given(given: GivenImages, conditions: Conditions = "test",
         result["second"] = {"evaluator": evaluator_facts(stand_in),
                             **_scored(stand_in(here), wanted)}
     order = _better_order(probabilities.numpy(), wanted, name, given.facts.get("columns", 0))
-    result["warnings"] = [*_warnings(given.facts, found, result), *([order] if order else [])]
+    gap = f"order: the names are numbered{_gap(given)}, so images may be scored for the labels " \
+          "of others" if _gap(given) else ""
+    result["warnings"] = [*_warnings(given.facts, found, result), *filter(None, [gap, order])]
     return result
+
+
+def _gap(given: GivenImages) -> str:
+    """The first number that is missing between those of the names, if they are numbers."""
+    stems = [Path(name).stem for name in given.names]
+    if not all(stem.isdecimal() for stem in stems):
+        return ""
+    numbers = set(map(int, stems))
+    missing = next((n for n in range(min(numbers), max(numbers)) if n not in numbers), None)
+    return "" if missing is None else f" without {missing}"
 
 
 def _scored(probabilities: torch.Tensor, conditions: Sequence[Sequence[str]]) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def evaluator_phrase(evaluator: Mapping[str, Any]) -> str:
         return say("no evaluator yet")
     if evaluator["kind"] == "official":
         return say("official evaluator" if evaluator["known"] else
-                   "official evaluator (weights of an unknown hash)")
+                   "checkpoint like the official evaluator's (unknown SHA-256)")
     return say("released stand-in evaluator, {micro} micro on held-out scenes"
                if evaluator.get("released") else
                "private stand-in evaluator {hash}, {micro} micro on held-out scenes",

@@ -28,14 +28,20 @@ MAX_SHOWN = 320  # images of a picture
 PARTS = (("per_colour", "colour"), ("per_shape", "shape"), ("per_count", "number of objects"))
 
 
-def score_folder(source: str | Path) -> Path:
-    """Return the folder for the score of images: ``outputs/scores/`` and the end of their path."""
+def score_folder(source: str | Path, conditions: str = "test") -> Path:
+    """Return the folder for the score of images, below ``outputs/scores/``.
+
+    Its name is the end of their path and, unless these are ``test``, that of the conditions.
+    """
     path = Path(source).absolute()
     parts = [part for part in (*path.parts[-3:-1], path.stem)
              if part not in ("images", "grids", "figures")]
     if "outputs" in parts:
         parts = parts[parts.index("outputs") + 1:]
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", "_".join(parts[-2:])).strip("-.")
+    parts = parts[-2:]
+    if Path(conditions).stem not in ("test", *parts):
+        parts.append(Path(conditions).stem)
+    name = re.sub(r"[^\w.-]+", "-", "_".join(parts)).strip("-.")
     return Run("scores") / (name or "images")
 
 
@@ -46,9 +52,9 @@ def score_lines(result: Mapping[str, Any]) -> list[str]:
         lines += [f"scored by: {evaluator_phrase(scored['evaluator'])}",
                   f"micro {scored['micro']:.4f}, macro {scored['macro']:.4f}; "
                   f"{scored['hits']} of {scored['objects']} objects found, all labels in "
-                  f"{scored['solved']} of {scored['images']} images"]
-    for part, _ in PARTS:
-        lines.append("found: " + ", ".join(map(" ".join, _tallies(result, part))))
+                  f"{scored['solved']} of {scored['images']} images",
+                  *("found: " + ", ".join(map(" ".join, _tallies(scored, part)))
+                    for part, _ in PARTS)]
     if "second" in result:
         differ = [f"{row} ({sum(here['hits'])} and {sum(there['hits'])} of {len(here['hits'])})"
                   for row, (here, there) in enumerate(_paired(result))

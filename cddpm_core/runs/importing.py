@@ -55,6 +55,8 @@ def params_of(source: Path) -> Path:
     for folder in (source, *source.absolute().parents[:3]):
         if (folder / "params.yaml").is_file():
             return folder / "params.yaml"
+    if not source.exists():
+        raise UserError(f"{source}: no such file or folder")
     raise UserError(f"{source}: there is no params.yaml beside it, say what it is with --params; "
                     "params/seed.yaml describes the original report's network")
 

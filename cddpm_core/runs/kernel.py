@@ -8,7 +8,6 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-import weakref
 from functools import cached_property
 from typing import Any
 
@@ -27,11 +26,22 @@ class OwnKernel(AsyncKernelManager):
     @cached_property
     def kernel_spec(self) -> KernelSpec:
         """How the kernel is started. It keeps its files in a temporary folder, not at home."""
-        folder = tempfile.mkdtemp()
-        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         return KernelSpec(argv=[sys.executable, "-m", __name__, "-f", "{connection_file}"],
                           display_name="Python 3", language="python",
-                          env=own_environment() | {"IPYTHONDIR": folder})
+                          env=own_environment() | {"IPYTHONDIR": self.folder})
+
+    @cached_property
+    def folder(self) -> str:
+        """A temporary folder, which the kernel's end removes."""
+        return tempfile.mkdtemp()
+
+    async def _async_cleanup_resources(self, restart: bool = False) -> None:
+        await super()._async_cleanup_resources(restart)
+        # Not by a finalizer, in which Python would ignore that the user presses Ctrl-C.
+        if not restart:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    cleanup_resources = _async_cleanup_resources
 
 
 class Kernel(IPKernelApp):
@@ -46,4 +56,4 @@ class Kernel(IPKernelApp):
 
 if __name__ == "__main__":
     settle(backend="")
-    Kernel.launch_instance(log_level="ERROR", ignore_cwd=True)
+    Kernel.launch_instance(log_level="CRITICAL", ignore_cwd=True)

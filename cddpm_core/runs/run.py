@@ -45,8 +45,8 @@ class Run:
     def __init__(self, name: str, outputs: Path | None = None) -> None:
         if (not name.isprintable() or not re.fullmatch(r"[^ ./\\-][^/\\]*(?<! )", name)
                 or len(name.encode()) > LONGEST or name == "cache"):
-            raise UserError(f"run: found {shown(name)}, expected a folder name without any path "
-                            "that does not begin with '.' or '-', other than 'cache'")
+            raise UserError(f"run: found {shown(name)}, expected the name of a folder: at most "
+                            f"{LONGEST} bytes, no '/', no '.' or '-' at the start, not 'cache'")
         self.name = name
         given, cache = os.environ.get(OUTPUTS), os.environ.get(CACHE)
         self.outputs = outputs or (Path(absolute(given)) if given else project_root() / "outputs")

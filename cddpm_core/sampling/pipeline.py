@@ -58,6 +58,9 @@ class ClassConditionedPipeline(DiffusionPipeline):
         `Guided`, by default as in `Params`. Raises `UserError` for an unknown name, sampler or
         number of steps.
         """
+        if num_inference_steps < 1:
+            raise UserError("num_inference_steps: expected at least 1, found "
+                            f"{num_inference_steps}")
         one = not conditions or isinstance(conditions[0], str)
         several = [conditions] if one else conditions
         labels = torch.stack([to_multi_hot(names) for names in several])

@@ -143,7 +143,7 @@ def out_of_memory_named(trainer: Trainer, checkpoint: Path, *, save: bool = True
             f"batch_size {p.batch_size}, {_micro_batch(trainer)} images at a time; raise "
             f"gradient_accumulation_steps, now {p.gradient_accumulation_steps}, which changes "
             "nothing else, or lower class_emb_size. "
-            + (f"The same command goes on from {checkpoint}" if checkpoint.exists()
+            + (f"The same command continues from {checkpoint}" if checkpoint.exists()
                else "There is no checkpoint yet")) from None
 
 

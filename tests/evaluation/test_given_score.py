@@ -125,9 +125,20 @@ def test_another_evaluator_comes_with_the_verdict_of_the_stand_in(sampled, evalu
     assert found["micro"] < found["second"]["micro"]
 
 
+def test_a_gap_in_the_numbers_is_named(sampled, evaluator):
+    numbers = [*range(5), *range(6, 32), 99]
+    gap = GivenImages("made", sampled, tuple(f"{n}.png" for n in numbers),
+                      given(sampled).facts)
+    sentence, = score_given(gap, "test", evaluator)["warnings"]
+    assert sentence.startswith("order: the names are numbered without 5, so images may be scored")
+    fewer = GivenImages("made", sampled[:31], gap.names[:31], gap.facts)
+    with pytest.raises(UserError, match="found 31 images, 0.png to 31.png without 5, expected 32"):
+        score_given(fewer, "test", evaluator)
+
+
 def test_mistakes_are_one_sentence(sampled, evaluator, tmp_path):
-    with pytest.raises(UserError, match="^made: found 31 images, expected 32, one for each row of "
-                                        "test$"):
+    with pytest.raises(UserError, match="^made: found 31 images, 0 to 30, expected 32, one for "
+                                        "each row of test$"):
         score_given(given(sampled[:31]), "test", evaluator)
     with pytest.raises(UserError, match="^made: the gray ground of i-CLEVR is not seen"):
         score_given(given(np.zeros_like(sampled)), "test", evaluator, tone="undo")

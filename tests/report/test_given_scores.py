@@ -58,7 +58,7 @@ def test_markdown_has_warnings_and_tables(result, two):
     assert "- **Warning.** format\\: JPEG is lossy" in text
     assert text.count("\nTable: ") == 4 and "| 2 objects |" in text
     assert "released stand-in evaluator" in score_text(two)
-    assert "official evaluator (weights of an unknown hash)" in score_text(two)
+    assert "checkpoint like the official evaluator's (unknown SHA-256)" in score_text(two)
 
 
 def test_two_verdicts_stand_side_by_side(two):
@@ -108,9 +108,13 @@ def test_files_are_written(tmp_path, given, two):
         assert picture.width > 1000
 
 
-@pytest.mark.parametrize(("source", "name"), [
-    ("/a/b/grids/02_test.png", "b_02_test"), ("/x/outputs/quick/images/test", "quick_test"),
-    ("/x/outputs/quick_test.png", "quick_test"), ("/my photos/a", "my-photos_a"), ("/", "images")])
-def test_the_folder_is_named_after_the_images(tmp_path, monkeypatch, source, name):
+@pytest.mark.parametrize(("source", "conditions", "name"), [
+    ("/a/b/grids/02_test.png", "test", "b_02_test"),
+    ("/x/outputs/quick/images/test", "test", "quick_test"),
+    ("/x/outputs/quick/images/new_test", "new_test", "quick_new_test"),
+    ("/x/outputs/quick_test.png", "test", "quick_test"), ("/my photos/a", "test", "my-photos_a"),
+    ("/a/b/c", "new_test", "b_c_new_test"), ("/a/b/c", "my/own.json", "b_c_own"),
+    ("/a/測試", "test", "a_測試"), ("/", "test", "images")])
+def test_the_folder_is_named_after_the_images(tmp_path, monkeypatch, source, conditions, name):
     monkeypatch.setenv(OUTPUTS, str(tmp_path))
-    assert score_folder(source) == tmp_path / "scores" / name
+    assert score_folder(source, conditions) == tmp_path / "scores" / name

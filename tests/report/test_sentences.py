@@ -136,7 +136,7 @@ def test_an_official_evaluator_and_real_data_are_named_so(facts):
     assert facts.origin() == "real i-CLEVR images; official evaluator"
     assert "comparable with published" in findings.published_text(facts)
     facts.metrics["evaluator"]["known"] = False
-    assert "unknown hash" in facts.origin()
+    assert "unknown SHA-256" in facts.origin()
 
 
 def test_each_evaluator_is_named_by_its_kind(facts):

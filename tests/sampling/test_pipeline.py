@@ -87,6 +87,7 @@ def test_the_generator_makes_the_images(tiny_pipeline):
     (["red cube", "gray cube", "blue cube", "cyan cube"], {}, "one names 4 objects"),
     (["red cube"], {"sampler": "ddin"}, "did you mean 'ddim'"),
     (["red cube"], {"num_inference_steps": 21}, "expected at most num_train_timesteps (20)"),
+    (["red cube"], {"num_inference_steps": 0}, "expected at least 1, found 0"),
 ])
 def test_what_cannot_be_sampled_is_one_sentence(tiny_pipeline, conditions, options, words):
     with pytest.raises(UserError) as error:
