@@ -94,7 +94,7 @@ def test_a_value_of_the_command_line_arrives_as_it_was_typed(folder, option, key
                                  "papermill as -y 'blocks: [0, 1]' or in a file with -f"),
     (["-p", "runs", "quick"], "as -y 'runs: [...]' or in a file with -f"),
     (["-f", "nowhere.yaml"], "nowhere.yaml"), (["-y", "epochs: 1\nepochs: 2"], "given twice"),
-    (["-p", "run", "../x"], "run: found '../x', expected a folder name")])
+    (["-p", "run", "../x"], "run: found '../x', expected the name of a folder")])
 def test_a_mistake_is_one_sentence_before_anything_is_written(folder, words, sentence):
     for output in ("outputs/mine/a.ipynb", "./outputs/mine/a.ipynb",
                    folder / "outputs/mine/a.ipynb", folder / "other/a.ipynb"):

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -23,8 +22,7 @@ from cddpm_core.runs.stages import STAGES, run_stages
 
 def test_ends_with_the_results_and_the_two_paths(smoke):
     lines = (smoke.outputs / "printed.txt").read_text().splitlines()
-    assert re.fullmatch(r"experiments: timesteps and sampling, about \d+ minutes more.*", lines[0])
-    assert [line.split(":")[0] for line in lines[1:len(STAGES) + 1]] == list(STAGES)
+    assert [line.split(":")[0] for line in lines[:len(STAGES)]] == list(STAGES)
     assert any(f"test: micro {smoke.read('metrics.json')['test']['micro']:.4f}" in line
                for line in lines)
     assert lines[-2].endswith("smoke/report.html") and lines[-1].endswith("smoke/report.pdf")

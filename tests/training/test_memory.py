@@ -96,7 +96,7 @@ def test_a_step_without_memory_is_one_sentence_and_the_state_before_it_is_kept(t
     said = done.stderr.decode().splitlines()[-1]
     assert "UserError: batch_size: device cpu ran out of memory in step 2 with batch_size 256, " \
         "256 images at a time; raise gradient_accumulation_steps, now 1," in said
-    assert said.endswith(f"The same command goes on from {tmp_path / 'checkpoint.pt'}")
+    assert said.endswith(f"The same command continues from {tmp_path / 'checkpoint.pt'}")
     assert read_checkpoint(tmp_path / "checkpoint.pt")["step"] == 1
     assert train(params.replace(gradient_accumulation_steps=8), dataset, tmp_path)["finished"]
 
