@@ -152,7 +152,7 @@ def test_every_path_may_have_any_name(smoke, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "outputs/第 1 次/data.ipynb"
     assert run.params().data == str(tmp_path / ODD / "data set")
-    assert run.read("metrics.json")["data"]["kind"] == "real"
+    assert run.read("metrics.json")["data"]["kind"] == "given"
 
 
 @pytest.mark.parametrize("given", ["~/mine.yaml", "~old/mine.yaml"])

@@ -9,18 +9,21 @@ from cddpm_core.config.files import sha256_of, typed_path
 from cddpm_core.config.schema import Params
 from cddpm_core.data.dataset import ConditionDataset, IclevrDataset
 from cddpm_core.data.images import check_folder
-from cddpm_core.data.labels import CONDITION_FILES
+from cddpm_core.data.labels import CONDITION_FILES, read_train
 
 __all__ = ["DataSource", "data_source", "left_out", "load_dataset"]
+
+COURSE = (18_009, 2_188)  # images and distinct conditions of the course's train.json
 
 
 @dataclass(frozen=True)
 class DataSource:
     """Where the images come from, stated beside every figure.
 
-    ``kind`` is ``real``, ``rendered`` or, by Blender, ``cycles``; ``folder`` holds the training
-    images and ``heldout`` images that no model trains on, None for a folder of the user's;
-    ``sha256`` is the hash of ``train.json``.
+    ``kind`` is ``rendered`` or, by Blender, ``cycles``; for a folder of the user's ``real`` if it
+    has the labels of the course's images, else ``given``. ``folder`` holds the training images and
+    ``heldout`` images that no model trains on, None for a folder of the user's; ``sha256`` is the
+    hash of ``train.json``.
     """
 
     kind: str
@@ -37,7 +40,9 @@ def data_source(params: Params, cache: Path) -> DataSource:
     if params.data:
         folder = typed_path(params.data)
         check_folder(folder, params.missing)
-        kind = "cycles" if (folder / "cycles.json").exists() else "real"
+        labels = read_train(folder / "train.json").values()
+        kind = ("cycles" if (folder / "cycles.json").exists() else
+                "real" if (len(labels), len({*map(frozenset, labels)})) == COURSE else "given")
         return DataSource(kind, folder, None, sha256_of(folder / "train.json"))
     from cddpm_core.scenes.version import scenes_version
 

@@ -18,8 +18,8 @@ __all__ = ["ACCURACIES", "DATA_KINDS", "GUIDED", "Facts", "accuracies", "evaluat
 
 # Added to every figure and table of a run whose sampling used the evaluator.
 GUIDED = "sampling was guided by this evaluator, so its scores are biased"
-DATA_KINDS = {"real": "real i-CLEVR images", "rendered": "rendered scenes",
-              "cycles": "scenes rendered by Cycles"}
+DATA_KINDS = {"real": "real i-CLEVR images", "given": "images of a given folder",
+              "rendered": "rendered scenes", "cycles": "scenes rendered by Cycles"}
 ACCURACIES = [(name, metric) for name in CONDITION_FILES for metric in ("micro", "macro")]
 
 

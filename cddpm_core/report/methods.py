@@ -23,6 +23,8 @@ SOURCES = {
               "the files of CLEVR's own generator [@johnson2017]. They are not the images of the "
               "course.",
     "real": "The images are the **real i-CLEVR images** of the course.",
+    "given": "The images are those of **a folder that was given**. Its labels are not those of the "
+             "course's images.",
 }
 PREDICTIONS = {
     "epsilon": (r"the noise $\epsilon$", r"\epsilon"),

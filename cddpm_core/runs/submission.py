@@ -68,10 +68,11 @@ def check_submission(run: Run) -> list[str]:
     if not metrics.get("train", {}).get("finished", True):
         found.append("the training is not finished")
     if metrics.get("data", {}).get("kind") != "real":
-        found.append("the model was not trained on the course's images: DATA=/path/to/data")
+        found.append("the model was not trained on the course's images: "
+                     "make report DATA=/path/to/data")
     if metrics.get("evaluator", {}).get("kind") != "official":
         found.append("the scores are not those of the official evaluator: "
-                     "EVALUATOR=/path/to/checkpoint.pth")
+                     "make report EVALUATOR=/path/to/checkpoint.pth")
     shown = [about for about in metrics.get("denoise", {}).values()
              if set(about["labels"]) == ASKED]
     if not shown or len(shown[0]["timesteps"]) < MOMENTS:

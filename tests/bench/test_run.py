@@ -57,7 +57,7 @@ def test_bench_writes_ratios_with_their_range(trained, monkeypatch):
     micro = found["sampling_vs_seed_loop"]["micro"]
     assert micro["evaluator"]["released"]
     assert 0 <= micro["ours"] <= 1 and 0 <= micro["seed_loop"] <= 1
-    assert found["made_with"]["torch"] and found["data"] == "real"
+    assert found["made_with"]["torch"] and found["data"] == "given"
     assert found["arithmetic"]["training_flops_per_second"] > 0
     assert found["scale"] == {"training": [[1]]}
 

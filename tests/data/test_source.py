@@ -7,6 +7,7 @@ from conftest import LABELS
 
 from cddpm_core.config.errors import UserError
 from cddpm_core.config.schema import Params
+from cddpm_core.data import source
 from cddpm_core.data.dataset import ConditionDataset
 from cddpm_core.data.labels import read_train
 from cddpm_core.data.source import data_source, left_out, load_dataset
@@ -31,13 +32,23 @@ def test_test_conditions_are_held_out_in_any_order_of_names(folder, tmp_path):
         load_dataset(params, tmp_path / "cache")
 
 
+def test_the_courses_labels_make_it_real(folder, tmp_path, monkeypatch):
+    labels = {frozenset(names) for names in LABELS.values()}
+    monkeypatch.setattr(source, "COURSE", (len(LABELS), len(labels)))
+    assert data_source(Params(data=str(folder)), tmp_path).kind == "real"
+
+
+def test_the_course_has_so_many_images_and_conditions(lab):
+    labels = read_train(lab / "train.json").values()
+    assert (len(labels), len(set(map(frozenset, labels)))) == source.COURSE
+
+
 @pytest.mark.parametrize("tilde", [False, True])
-def test_a_users_folder_is_real_data(folder, tmp_path, monkeypatch, tilde):
+def test_a_users_folder_is_given(folder, tmp_path, monkeypatch, tilde):
     monkeypatch.setenv("HOME", str(folder.parent))
     found = data_source(Params(data="~/set" if tilde else str(folder)), tmp_path / "cache")
-    assert (found.kind, found.folder, found.heldout) == ("real", folder, None)
+    assert (found.kind, found.folder, found.heldout) == ("given", folder, None)
     assert found.sha256 == hashlib.sha256((folder / "train.json").read_bytes()).hexdigest()
-    assert found.kind == "real"
     assert not (tmp_path / "cache").exists()
 
 

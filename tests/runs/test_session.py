@@ -28,7 +28,7 @@ def test_a_mistyped_parameter_is_one_sentence(outputs):
 def test_everything_is_loaded_once_when_it_is_first_used(outputs, tiny, rendered):
     session = Session(Run("mine"), tiny.replace(data=str(rendered)))
     assert set(session.__dict__) == {"run", "params"}
-    assert session.source.kind == "real" and session.device.type == "cpu"
+    assert session.source.kind == "given" and session.device.type == "cpu"
     assert len(session.dataset) == 36 and session.dataset is session.dataset
     assert session.evaluator is session.evaluator and session.evaluator.known
 

@@ -130,7 +130,7 @@ def test_papermill_alone_runs_a_notebook_on_real_data(folder, tmp_path, monkeypa
     assert done.returncode == 0, done.stderr[-3000:]
     run = Run("mine")
     data = run.read("metrics.json")["data"]
-    assert run.params().epochs == 3 and data["kind"] == "real"
+    assert run.params().epochs == 3 and data["kind"] == "given"
     assert (data["images"], data["left_out"], data["missing"]) == (2, 1, 1)
     printed = (run / "data.ipynb").read_text()
     assert "1 of the images that train.json names are missing, and left out" in printed
