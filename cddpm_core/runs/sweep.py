@@ -23,7 +23,8 @@ def run_sweep(presets: Sequence[Params], seeds: Sequence[int] = ()) -> Run:
     A preset with its own seed keeps its run name, another seed adds ``_seed<n>``. A preset that
     differs from an earlier one in sampling alone takes its training. Finished stages are skipped,
     so a sweep that was stopped can be resumed. Returns the run with the report. Raises `UserError`
-    before the first training for two runs of one name, and for what would fail hours later.
+    before the first training for two runs of one name, and for what would fail hours later; at the
+    end for runs that failed, which the report leaves out.
     """
     runs = [preset.replace(seed=seed, run=preset.run if seed == preset.seed
                            else f"{preset.run}_seed{seed}")
@@ -37,14 +38,26 @@ def run_sweep(presets: Sequence[Params], seeds: Sequence[int] = ()) -> Run:
         check(stages, params)
     check([stage for stage in with_needs("report", runs[0].experiments) if stage != "report"],
           runs[0])
+    failed: list[str] = []
     for index, params in enumerate(runs):
         print(f"run {index + 1} of {len(runs)}: {params.run}", flush=True)
         for earlier in runs[:index]:
             if _training(earlier) == _training(params):
                 _take_training(Run(earlier.run), Run(params.run))
-        run_stages(stages, params)
-    first = runs[0].replace(runs=names)
-    return run_stages(with_needs("report", first.experiments), first)
+        try:
+            run_stages(stages, params)
+        except UserError as error:  # a training that diverged, say: the others are still wanted
+            if len(runs) == 1:
+                raise
+            print(f"{params.run}: {error}", flush=True)
+            failed.append(params.run)
+    if names[0] not in failed:
+        first = runs[0].replace(runs=[name for name in names if name not in failed])
+        run = run_stages(with_needs("report", first.experiments), first)
+    if failed:
+        raise UserError(f"sweep: {len(failed)} of {len(runs)} runs failed, as said above: "
+                        f"{', '.join(failed)}")
+    return run
 
 
 def _training(params: Params) -> list:

@@ -75,6 +75,22 @@ def test_each_preset_runs_with_each_seed_and_the_first_is_reported(stages, tmp_p
     assert Run("b").history() == [{"step": 1, "loss": 0.5}]
 
 
+def test_a_run_that_fails_does_not_stop_the_others(stages, monkeypatch, capsys):
+    work = sweep.run_stages
+
+    def run_stages(names, params):
+        if params.run == "b":
+            raise UserError("loss: not finite")
+        return work(names, params)
+
+    monkeypatch.setattr(sweep, "run_stages", run_stages)
+    presets = [Params(run="a"), Params(run="b", epochs=9), Params(run="c", epochs=8)]
+    with pytest.raises(UserError, match="sweep: 1 of 3 runs failed, as said above: b"):
+        sweep.run_sweep(presets)
+    assert "b: loss: not finite" in capsys.readouterr().out
+    assert [name for name, *_ in stages] == ["a", "c", "a"]
+
+
 @pytest.mark.parametrize(("presets", "seeds"), [([Params(run="a"), Params(run="a", epochs=9)], []),
                                                 ([Params(run="a")], [0, 1, 1])])
 def test_runs_of_one_name_are_refused(stages, presets, seeds):
