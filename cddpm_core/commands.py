@@ -114,13 +114,16 @@ def sample_command(objects: Sequence[str], run_name: str, count: int, seed: int,
     from cddpm_core.config.device import device_of
     from cddpm_core.data.labels import to_multi_hot
     from cddpm_core.evaluation.images import grid_image
+    from cddpm_core.evaluation.stand_in import load_evaluator
     from cddpm_core.sampling.pipeline import load_pipeline
     from cddpm_core.sampling.sample import image_seeds, sample, sampling_options
 
     pipeline = load_pipeline(run / "model", device_of(params))
     pipeline.unet.check_labels(to_multi_hot(names)[None])
+    evaluator = (load_evaluator(params.evaluator, device_of(params))
+                 if params.evaluator_guidance else None)
     images = sample(pipeline, to_multi_hot(names).repeat(count, 1), image_seeds(seed, count),
-                    **sampling_options(pipeline, params))
+                    **sampling_options(pipeline, params, evaluator))
     write_png(out, grid_image(images, per_row=min(count, 8)))
     print(out)
 

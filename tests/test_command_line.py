@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ from cddpm_core.config.presets import to_yaml
 from cddpm_core.config.schema import Params
 from cddpm_core.runs import stages, sweep
 from cddpm_core.runs import train as training
+from cddpm_core.runs.pretrained import pretrained_run
 from cddpm_core.runs.run import OUTPUTS, Run
 from cddpm_core.runs.stages import STAGES, with_needs
 
@@ -166,6 +168,20 @@ def test_named_objects_are_sampled(capsys, tmp_path, monkeypatch):
     assert "one names 4 objects, expected at most 3" in refused(
         capsys, "sample", "red cube", "gray cube", "blue cube", "cyan cube")
     assert "no such run" in refused(capsys, "sample", "red cube", "--run", "nosuch")
+
+
+def test_a_run_that_the_evaluator_guides_is_sampled_so(tmp_path, monkeypatch, outputs):
+    run = Run("guided")
+    shutil.copytree(pretrained_run() / "model", run / "model")
+    made = []
+    for scale in (0.0, 5.0):
+        run.write_params(pretrained_run().params().replace(
+            run="guided", evaluator_guidance=scale, num_inference_steps=4))
+        file = tmp_path / f"{scale}.png"
+        assert main(["sample", "red cube", "--run", "guided", "--images", "1", "--out",
+                     str(file)]) == 0
+        made.append(file.read_bytes())
+    assert made[0] != made[1]
 
 
 def test_values_of_the_command_line_go_over_those_of_the_file(tmp_path, read):

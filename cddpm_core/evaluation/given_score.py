@@ -125,8 +125,8 @@ def score_given(given: GivenImages, conditions: Conditions = "test",
         result["second"] = {"evaluator": evaluator_facts(stand_in),
                             **_scored(stand_in(here), wanted)}
     order = _better_order(probabilities.numpy(), wanted, name, given.facts.get("columns", 0))
-    gap = f"order: the names are numbered{_gap(given)}, so images may be scored for the labels " \
-          "of others" if _gap(given) else ""
+    gap = _gap(given) and (f"order: the names are numbered{_gap(given)}, so images may be scored "
+                           "for the labels of others")
     result["warnings"] = [*_warnings(given.facts, found, result), *filter(None, [gap, order])]
     return result
 

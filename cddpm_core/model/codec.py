@@ -71,8 +71,8 @@ def grain_of(images: torch.Tensor) -> torch.Tensor:
 
     ``images`` are (N, 3, H, W) in [-1, 1]. A high-pass filter, each pixel less the mean of its
     four neighbours, leaves grain and edges. The median covariance of the channels over all blocks
-    of 8 x 8 pixels is that of the grain, if most blocks are flat; the part that
-    rounding adds is subtracted. G is 0 for images without grain, or smaller than a block.
+    of 8 x 8 pixels is that of the grain, if most blocks are flat; the part that rounding adds is
+    subtracted. G is 0 for images without grain, or smaller than a block.
     """
     block = 8
     kernel = torch.tensor([[0, -0.25, 0], [-0.25, 1, -0.25], [0, -0.25, 0]])

@@ -192,9 +192,9 @@ def denoising_figure(rows: Mapping[str, torch.Tensor], timesteps: Sequence[int])
 
     ``timesteps`` are the M moments; -1 stands for the finished image.
     """
-    blocks = [range(start, min(start + 12, len(timesteps)))
-              for start in range(0, len(timesteps), 12)]
     per_row, wide = min(12, len(timesteps)), 1.5 * WIDTH
+    blocks = [range(start, min(start + per_row, len(timesteps)))
+              for start in range(0, len(timesteps), per_row)]
     figure, axes = plt.subplots(len(blocks) * len(rows), per_row, squeeze=False, figsize=(
         wide, len(blocks) * (len(rows) * wide / per_row + 0.2)))
     for axis in axes[-len(rows):, len(blocks[-1]):].flat:
