@@ -1,6 +1,7 @@
 # What is given after make, as in make report PARAMS=params/mine.yaml. A variable of the shell with
 # such a name means something else, so it is named and not used.
 OURS := PARAMS RUN DATA EVALUATOR FORCE SEEDS KILLS CASES MINUTES EPOCHS EXPERIMENTS STAGE ARGS
+TITLE_PAGE := TITLE AUTHOR STUDENT_ID COURSE DATE ABSTRACT LANGUAGE
 $(foreach name,$(OURS),$(if $(findstring environment,$(origin $(name))),$(warning $(name) of the \
 	environment is not used; give it after make, as in make report $(name)=...)))
 PARAMS = params/quick.yaml
@@ -28,6 +29,9 @@ unexport $(filter-out $(SOURCES),$(filter PYTHON% PIP_% UV_%,$(.VARIABLES)))
 export PIP_USER := 0
 
 VENV := .venv
+$(foreach name,$(filter-out $(OURS) $(TITLE_PAGE) $(SOURCES) PYTHON VENV,$(.VARIABLES)),\
+	$(if $(findstring command,$(origin $(name))),$(error Error: found $(name)=, expected one of \
+	$(OURS) $(TITLE_PAGE); variables of the environment go before make)))
 READY := $(VENV)/.ready
 CDDPM := $(VENV)/bin/python -m cddpm_core
 NAMED = $(if $(RUN),--run "$$RUN")
@@ -36,9 +40,7 @@ OPTIONS = --params "$$PARAMS" $(NAMED) $(if $(DATA),--data "$$DATA") \
 # make report AUTHOR="..." STUDENT_ID=...: taken only from the command line of make, and handed on by
 # the environment, where the shell changes nothing in them.
 given = $(if $(findstring command,$(origin $(1))),-p $(2) "$$$(1)")
-ABOUT = $(call given,TITLE,title) $(call given,AUTHOR,author) $(call given,STUDENT_ID,student_id) \
-	$(call given,COURSE,course) $(call given,DATE,date) $(call given,ABSTRACT,abstract) \
-	$(call given,LANGUAGE,language)
+ABOUT = $(foreach name,$(TITLE_PAGE),$(call given,$(name),$(shell echo $(name) | tr A-Z a-z)))
 BOTH := [timesteps, sampling]
 RECIPE := params/ablations/recipe.yaml
 INPUTS = $(if $(DATA),-p data "$$DATA") $(if $(EVALUATOR),-p evaluator "$$EVALUATOR")

@@ -63,6 +63,15 @@ def test_a_variable_of_the_shell_is_not_used(said_by, monkeypatch):
     assert said_by("report", "DATA=here")[-1] == "here"
 
 
+def test_a_mistyped_variable_is_named(said_by):
+    """Otherwise ``make report PARMAS=mine.yaml`` would train the default without a word."""
+    done = subprocess.run(["make", "-n", "report", "PARMAS=mine.yaml"], cwd=ROOT, text=True,
+                          capture_output=True, encoding="utf-8")
+    assert done.returncode == 2 and not done.stdout
+    assert "found PARMAS=, expected one of PARAMS " in done.stderr
+    assert said_by("report", "PIP_INDEX_URL=https://mirror.example")[-1] == "params/quick.yaml"
+
+
 def test_python_and_pip_are_left_to_themselves(said_by, tmp_path, monkeypatch):
     """Settings that would break them are not handed on, the place of packages is."""
     (tmp_path / "bin/python").write_text(
