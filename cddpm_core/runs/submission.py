@@ -7,7 +7,9 @@ data.
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import zipfile
 from pathlib import Path
 
@@ -61,8 +63,10 @@ def check_submission(run: Run) -> list[str]:
     found = [f"{key}: not given; make report {key.upper()}=... puts it into the report and the "
              "name of the zip" for key in ("author", "student_id") if not getattr(p, key)]
     wanted = [run / name for name in _wanted()]
-    found += [f"{path}: does not exist yet, '{command(run, 'report')}' makes it"
-              for path in wanted if not path.is_file()]
+    if missing := [path for path in wanted if not path.is_file()]:
+        more = f" ({len(missing) - 1} more)" if len(missing) > 1 else ""
+        found.append(f"{missing[0]}: does not exist yet{more}; '{command(run, 'report')}' makes "
+                     "what is missing")
     found += [f"{path}: expected a PNG picture of 64 × 64 pixels" for path in wanted
               if path.suffix == ".png" and path.is_file() and not _is_image(path)]
     if not metrics.get("train", {}).get("finished", True):
@@ -79,8 +83,10 @@ def check_submission(run: Run) -> list[str]:
         found.append(f"the denoising process of {', '.join(sorted(ASKED))} is not shown at "
                      f"{MOMENTS} moments: '{command(run, 'denoise')}'")
     if not any((folder / "discussion.md").is_file() for folder in word_folders(run, p)):
-        found.append("discussion.md: the report has no discussion of your own; 'python -m "
-                     "cddpm_core report --init' writes a file to begin with")
+        found.append("discussion.md: the report has no discussion of your own; "
+                     "'python -m cddpm_core report --init --params "
+                     f"{shlex.quote(os.path.relpath(run / 'params.yaml'))}' writes a file to "
+                     "begin with")
     return found
 
 

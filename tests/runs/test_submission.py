@@ -86,10 +86,11 @@ def test_what_the_course_still_misses_is_said(finished, capsys, monkeypatch):
         "denoise": {"test": {**complete["denoise"]["test"], "timesteps": [1, 2]}}})
     (finished / "report/discussion.md").unlink()
     (finished / "report.pdf").unlink()
+    (finished / "images/test/1.png").unlink()
     (finished / "images/test/3.png").write_bytes(b"")
     Image.new("RGB", (32, 32)).save(finished / "images/new_test/0.png")
     said = "\n".join(check_submission(finished))
-    for part in ("author: not given", "student_id: not given", "report.pdf: does not exist yet",
+    for part in ("author: not given", "student_id: not given", "report.pdf: does not exist yet (1 more)",
                  "3.png: expected a PNG picture", "new_test/0.png: expected", "not finished",
                  "course's images", "official evaluator", "at 8 moments", "discussion.md: "):
         assert part in said
