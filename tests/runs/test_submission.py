@@ -90,7 +90,8 @@ def test_what_the_course_still_misses_is_said(finished, capsys, monkeypatch):
     (finished / "images/test/3.png").write_bytes(b"")
     Image.new("RGB", (32, 32)).save(finished / "images/new_test/0.png")
     said = "\n".join(check_submission(finished))
-    for part in ("author: not given", "student_id: not given", "report.pdf: does not exist yet (1 more)",
+    for part in ("author: not given", "student_id: not given",
+                 "report.pdf: does not exist yet (1 more)",
                  "3.png: expected a PNG picture", "new_test/0.png: expected", "not finished",
                  "course's images", "official evaluator", "at 8 moments", "discussion.md: "):
         assert part in said
