@@ -61,7 +61,7 @@ def timestep_variants(p: Params) -> dict[int, Params]:
         raise UserError(f"experiment_timesteps: found {p.experiment_timesteps}, the "
                         "num_train_timesteps of the run itself, expected another number")
     return {T: p.replace(num_train_timesteps=T, experiment_epochs=0, num_inference_steps=(
-        T if SAMPLERS[p.sampler].steps == "all" else min(p.num_inference_steps, T)))
+        T if SAMPLERS[p.sampler].all_steps else min(p.num_inference_steps, T)))
         for T in (p.num_train_timesteps, p.experiment_timesteps)}
 
 

@@ -61,7 +61,7 @@ def explorer(pipeline: ClassConditionedPipeline, evaluator: Evaluator,
     objects = [widgets.Dropdown(options=[NOTHING, *OBJECTS], value=value, description=f"object {i}")
                for i, value in enumerate(("red sphere", NOTHING, NOTHING), 1)]
     # A sampler that takes all timesteps is too slow to wait for.
-    samplers = [name for name, sampler in SAMPLERS.items() if sampler.steps != "all"]
+    samplers = [name for name, sampler in SAMPLERS.items() if not sampler.all_steps]
     controls = {
         "guidance_scale": widgets.FloatSlider(value=params.guidance_scale, min=1, max=10, step=0.5,
                                               description="guidance", continuous_update=False),

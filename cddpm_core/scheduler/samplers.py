@@ -6,9 +6,10 @@ imported until a sampler is made.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from cddpm_core.config.errors import UserError, did_you_mean
 
@@ -44,8 +45,8 @@ class Sampler:
 
     ``scheduler`` is the name of a class of diffusers, ``options`` its configuration. ``sentence``
     stands in the report. ``fresh_noise`` says whether each step adds noise. ``timesteps`` lists
-    them for (T, steps), or is None if the class makes its own list. ``steps`` says how many it can
-    take: any number, divisors of T, or T alone.
+    them for (T, steps), or is None if the class makes its own list. ``all_steps`` says whether it
+    takes every timestep and no other number of steps.
     """
 
     scheduler: str
@@ -53,7 +54,7 @@ class Sampler:
     options: Mapping[str, Any] = field(default_factory=dict)
     fresh_noise: bool = False
     timesteps: Callable[[int, int], list[int]] | None = trailing
-    steps: Literal["any", "divisor", "all"] = "any"
+    all_steps: bool = False
 
     def check(self, name: str, num_inference_steps: int, num_train_timesteps: int) -> None:
         """Raise `UserError` if the sampler, ``name``, cannot take so many steps of T timesteps."""
@@ -61,10 +62,11 @@ class Sampler:
         if found > T:
             raise UserError(f"num_inference_steps: expected at most num_train_timesteps ({T}), "
                             f"found {found}")
-        if self.steps == "divisor" and T % found:
-            raise UserError(f"num_inference_steps: {name} needs a divisor of "
-                            f"num_train_timesteps ({T}), found {found}")
-        if self.steps == "all" and found != T:
+        # diffusers lists timesteps by numpy's arange, which may have an entry too many.
+        if self.timesteps is None and math.ceil(T / (T / found)) != found:
+            raise UserError(f"num_inference_steps: diffusers' {name} cannot divide {T} timesteps "
+                            f"into {found} steps, take one more")
+        if self.all_steps and found != T:
             raise UserError(f"num_inference_steps: {name} takes every timestep, expected {T}, "
                             f"found {found}")
 
@@ -75,17 +77,18 @@ _LAMBDA = (r"h = \log\frac{\sqrt{\bar\alpha_s}\,\sigma_t}{\sqrt{\bar\alpha_t}\,\
 SAMPLERS: dict[str, Sampler] = {
     # Ho et al. 2020, algorithm 2.
     "ddpm": Sampler(
-        "DDPMScheduler", fresh_noise=True, steps="all",
+        "DDPMScheduler", fresh_noise=True, all_steps=True,
         sentence="Images are sampled by the ancestral sampler over all {steps} timesteps (DDPM):"
                  "\n\n"
                  r"$$x_{t-1} = \frac{\sqrt{\bar\alpha_{t-1}}\,\beta_t}{1 - \bar\alpha_t}\,\hat x_0 "
                  r"+ \frac{\sqrt{\alpha_t}\,(1 - \bar\alpha_{t-1})}{1 - \bar\alpha_t}\,x_t "
                  r"+ \sigma_t z, \qquad \sigma_t^2 = \frac{1 - \bar\alpha_{t-1}}"
                  r"{1 - \bar\alpha_t}\,\beta_t .$$"),
-    # Song et al. 2021, eta = 0. diffusers steps by T // steps, off its own list of timesteps
-    # unless that divides T.
+    # Song et al. 2021, eta = 0. It is the first order of DPM-Solver++ (Lu et al. 2022, section 4);
+    # diffusers' DDIMScheduler steps off its own list of timesteps unless steps divides T.
     "ddim": Sampler(
-        "DDIMScheduler", options={"timestep_spacing": "trailing"}, timesteps=None, steps="divisor",
+        "DPMSolverMultistepScheduler",
+        options={"algorithm_type": "dpmsolver++", "solver_order": 1},
         sentence="Images are sampled in {steps} deterministic DDIM steps, from $t$ to an earlier "
                  "$s$:\n\n"
                  r"$$x_s = \sqrt{\bar\alpha_s}\,\hat x_0 + \sqrt{1 - \bar\alpha_s}\,"
@@ -109,10 +112,9 @@ SAMPLERS: dict[str, Sampler] = {
                  r"$$x_s = \frac{\sigma_s}{\sigma_t}\,e^{-h}\,x_t + "
                  r"\sqrt{\bar\alpha_s}\,\left(1 - e^{-2h}\right) \hat x_0 + "
                  r"\sigma_s \sqrt{1 - e^{-2h}}\,z, \qquad " + _LAMBDA),
-    # Zhao et al. 2023, second order. diffusers lists a timestep too many unless steps divides T.
+    # Zhao et al. 2023, second order.
     "unipc": Sampler(
         "UniPCMultistepScheduler", options={"timestep_spacing": "trailing"}, timesteps=None,
-        steps="divisor",
         sentence="Images are sampled in {steps} steps of the second-order predictor-corrector "
                  "UniPC, which follows the same probability flow as DDIM and corrects each step "
                  "with the network's prediction at its end."),

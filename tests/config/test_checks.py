@@ -18,7 +18,7 @@ from cddpm_core.config.schema import resolve
     ({"attention_head_dim": 40}, "attention_head_dim: expected a divisor of 128"),
     ({"blocks": [0, 1, 1]}, "blocks: u_vit has attention only at the last level"),
     ({"class_emb_size": 30}, "class_emb_size: expected a multiple of 4, found 30"),
-    ({"sampler": "ddim", "num_inference_steps": 30}, "ddim needs a divisor of num_train_timesteps"),
+    ({"sampler": "unipc", "num_inference_steps": 61}, "unipc cannot divide 1000 timesteps into 61"),
     ({"student_id": "0716 221"}, "student_id: expected letters, digits"),
     ({"language": "English"}, "language: expected a code"),
     ({"label_drop": 0}, "guidance_scale: 1.25 needs a model trained with dropped labels"),

@@ -63,16 +63,17 @@ def test_every_control_samples_again(parts, tiny):
     assert "gray cube" in said.value and picture(moments).shape[1] == 4 * 66 + 2
 
 
-def test_an_invalid_choice_is_explained_beside_the_controls(parts, tiny):
-    panel = explorer(*parts, tiny)
+def test_an_invalid_choice_is_explained_beside_the_controls(tiny, dataset, evaluator):
+    tiny = tiny.replace(num_train_timesteps=34)
+    panel = explorer(make_pipeline(tiny, dataset), evaluator, tiny)
     (image,), (said,) = (found(panel, f"sampled-{n}") for n in ("image", "score"))
     before = image.value
     found(panel, "object 1")[0].value = "–"
     assert said.value == "Choose at least one object." and image.value == before
     found(panel, "object 3")[0].value = "blue cylinder"
     found(panel, "steps")[0].value = 7
-    found(panel, "sampler")[0].value = "ddim"
-    assert "ddim needs a divisor of num_train_timesteps (20), found 7" in said.value
+    found(panel, "sampler")[0].value = "unipc"
+    assert "unipc cannot divide 34 timesteps into 7 steps, take one more" in said.value
 
 
 def test_a_preset_with_the_ancestral_sampler_starts_with_a_faster_one(parts, tiny):

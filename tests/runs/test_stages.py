@@ -243,10 +243,11 @@ def test_a_run_in_use_is_left_alone(project):
     ({"reference": "nowhere"}, "reference: nowhere is not a folder"),
     ({"evaluator": "nowhere.pth"}, "nowhere.pth"),
     ({"runs": ["nobody"]}, "runs: found 'nobody'"),
-    ({"experiments": ["sampling"], "sweep_steps": [7]}, "ddim needs a divisor"),
+    ({"experiments": ["sampling"], "sweep_steps": [7], "num_train_timesteps": 34},
+     "unipc cannot divide 34 timesteps into 7 steps"),
     ({"experiments": ["timesteps"], "experiment_timesteps": 20}, "expected another number"),
-    ({"experiments": ["timesteps"], "sampler": "ddim", "experiment_timesteps": 21},
-     "ddim needs a divisor of num_train_timesteps .21."),
+    ({"experiments": ["timesteps"], "sampler": "unipc", "num_inference_steps": 7,
+      "experiment_timesteps": 34}, "unipc cannot divide 34 timesteps into 7 steps"),
 ])
 def test_what_would_fail_late_is_named_first(project, changes, words):
     with pytest.raises(UserError, match=words):

@@ -101,7 +101,7 @@ def test_runs_of_one_name_are_refused(stages, presets, seeds):
 
 @pytest.mark.parametrize(("a", "b", "words"), [
     ({}, {"data": "absent"}, "absent"),
-    ({"experiments": ["sampling"], "sweep_steps": [7]}, {}, "ddim needs a divisor")])
+    ({"experiments": ["sampling"], "sweep_steps": [61]}, {}, "unipc cannot divide")])
 def test_what_would_fail_hours_later_fails_first(stages, a, b, words):
     with pytest.raises(UserError, match=words):
         sweep.run_sweep([Params(run="a", **a), Params(run="b", **b)], [0, 1])

@@ -2,7 +2,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,14 +22,17 @@ def normal(*shape: int) -> torch.Tensor:
 
 @given(st.data(), st.sampled_from(sorted(SAMPLERS)), st.sampled_from([20, 50, 1000, 2000]))
 def test_timesteps_fall_from_the_last_one_in_as_many_steps_as_asked_for(data, name, T):
-    kind = SAMPLERS[name].steps
-    possible = {"all": [T], "divisor": [n for n in range(1, T + 1) if T % n == 0]}
-    steps = data.draw(st.sampled_from(possible[kind]) if kind in possible else st.integers(1, T))
+    steps = T if SAMPLERS[name].all_steps else data.draw(st.integers(1, T))
+    try:
+        SAMPLERS[name].check(name, steps, T)
+    except UserError:
+        assert name == "unipc"
+        return
     scheduler = scheduler_of(num_train_timesteps=T, num_inference_steps=1, beta_schedule="linear")
     made = make_sampler(scheduler, name, steps)
     timesteps = made.timesteps
     assert len(timesteps) == steps and timesteps[0] == T - 1 and (timesteps.diff() < 0).all()
-    assert timesteps[-1] == round(T / steps) - 1
+    assert abs(timesteps[-1] - (T / steps - 1)) <= 0.5 or steps == 1
     assert torch.equal(made.alphas_cumprod, alpha_bar(scheduler))
 
 
@@ -47,10 +50,31 @@ def test_steps_are_shortest_at_the_highest_noise():
     assert lengths == sorted(lengths) and lengths[0] < 1000 / 12 / 5
 
 
-@pytest.mark.parametrize("steps", [61, 499, 998])
+@pytest.mark.parametrize("steps", [61, 998])
 def test_numbers_of_steps_for_which_diffusers_lists_one_too_many(steps):
-    made = make_sampler(scheduler_of(), "dpm_solver++", steps)
-    assert len(made.timesteps) == steps and made.timesteps[-1] >= 0
+    for name in ("ddim", "dpm_solver++", "sde_dpm_solver++"):
+        made = make_sampler(scheduler_of(), name, steps)
+        assert len(made.timesteps) == steps and made.timesteps[-1] >= 0
+    with pytest.raises(UserError, match=f"cannot divide 1000 timesteps into {steps} steps"):
+        make_sampler(scheduler_of(), "unipc", steps)
+    assert len(make_sampler(scheduler_of(), "unipc", steps + 1).timesteps) == steps + 1
+
+
+@pytest.mark.parametrize("steps", [1, 4, 25])
+def test_ddim_is_that_of_diffusers_where_that_keeps_to_its_timesteps(steps):
+    scheduler = scheduler_of()
+    theirs = DDIMScheduler.from_config(
+        dict(scheduler.config), trained_betas=scheduler.betas.tolist(), clip_sample=False,
+        prediction_type="sample", timestep_spacing="trailing")
+    theirs.set_timesteps(steps)
+    ours, found = make_sampler(scheduler, "ddim", steps), []
+    assert torch.equal(ours.timesteps, theirs.timesteps)
+    for made in (ours, theirs):
+        x_t = normal(1, 3, 8, 8)
+        for t in made.timesteps:
+            x_t = made.step(torch.tanh(x_t + t / 1000), t, x_t).prev_sample
+        found.append(x_t)
+    assert torch.allclose(*found, atol=1e-5)
 
 
 def first_steps(name: str, x_t, x_0, epsilon, a_t, a_s):
@@ -104,8 +128,7 @@ def test_a_saved_scheduler_gives_the_same_sampler(tmp_path, name):
 
 @pytest.mark.parametrize(("name", "steps", "words"), [
     ("ddin", 10, r"sampler: found 'ddin' \(did you mean 'ddim'"),
-    ("ddim", 30, r"ddim needs a divisor of num_train_timesteps \(1000\), found 30"),
-    ("unipc", 30, r"unipc needs a divisor of num_train_timesteps \(1000\), found 30"),
+    ("unipc", 61, "diffusers' unipc cannot divide 1000 timesteps into 61 steps, take one more"),
     ("ddpm", 50, "ddpm takes every timestep, expected 1000, found 50"),
     ("dpm_solver++", 1001, r"expected at most num_train_timesteps \(1000\), found 1001"),
 ])
