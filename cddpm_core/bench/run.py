@@ -102,7 +102,7 @@ def run_bench(run: Run, out: Run, *, repeats: int = 3, scenes: int = 200, steps:
             "images_per_second": {"plain_loop": size / median(plain["seconds"]),
                                   "ours": rate}},
         "training_two_at_once": {
-            "what": "two trainings at once, each with all cores, against one alone",
+            "what": "two training runs at once, each with all cores, against one alone",
             **_compare(both, alone, "two_at_once", "alone")},
         "arithmetic": {
             "training_flops_per_image": per_image, "training_flops_per_second": rate * per_image,
@@ -112,8 +112,8 @@ def run_bench(run: Run, out: Run, *, repeats: int = 3, scenes: int = 200, steps:
             "arithmetic": arithmetic_of(params.mixed_precision, device)},
         "sampling_vs_seed_loop": {
             "what": f"64 conditions, one image each: one by one, {params.num_train_timesteps} "
-                    f"ancestral steps, fp32, without guidance ({loop_images} images per turn, "
-                    "scaled to 64; scored on all 64, sampled in batches), against "
+                    f"ancestral steps, fp32, without guidance (time of {loop_images} images, "
+                    "multiplied up to 64; accuracy of all 64, sampled in batches), against "
                     f"{params.sampler} in {params.num_inference_steps} steps, guidance "
                     f"{params.guidance_scale:g}",
             **_compare(loop, batch, "seed_loop", "ours"),

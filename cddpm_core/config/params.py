@@ -98,7 +98,7 @@ class Params(Checked):
         "scale_shift", "how embeddings enter a layer: added, or as scale and shift")
     attention_head_dim: int = _model(32, "channels per attention head", low=1, high=1_024)
     standardise: bool = _model(True, "subtract the mean training image and divide by data_scale")
-    data_scale: float = _model(0.2, "divisor of the standardised images", low=0.01, high=1_000,
+    data_scale: float = _model(0.2, "what centred images are divided by", low=0.01, high=1_000,
                                only_with=("standardise", (True,)))
 
     num_train_timesteps: int = _noise(1000, "number of diffusion steps T", low=2, high=MANY)
@@ -122,7 +122,7 @@ class Params(Checked):
     batch_size: int = _training(8, "images per training step, over all processes",
                                 low=1, high=65_536)
     image_sampling: Literal["uniform", "by_objects"] = _training(
-        "by_objects", "train on all images alike, or in proportion to their objects")
+        "by_objects", "sample images uniformly, or by their number of objects")
     gradient_accumulation_steps: int = _training(1, "micro-batches per training step",
                                                  affects="nothing", low=1, high=65_536)
     num_processes: int = _training(1, "training processes, one per GPU", affects="nothing",
@@ -145,7 +145,7 @@ class Params(Checked):
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = _training(
         "auto", "auto: bfloat16, on a GPU without it float16, else float32")
     compile: Literal["auto", "yes", "no"] = _training(
-        "auto", "use torch.compile, which takes minutes; auto: long trainings on a GPU",
+        "auto", "use torch.compile, which takes minutes; auto: for long training on a GPU",
         affects="nothing")
     evaluate_every: int = _training(
         1, "epochs between evaluations during training; 0: only at the end", affects="report",
@@ -184,7 +184,7 @@ class Params(Checked):
     experiment_timesteps: int = _experiments(
         2000, "number of diffusion steps T of the timesteps experiment", low=2, high=MANY)
     experiment_epochs: int = _experiments(
-        1, "epochs after which the timesteps experiment compares; 0: all", low=0, high=MANY)
+        1, "epochs after which the timesteps variants are compared; 0: all", low=0, high=MANY)
     reference: str = _experiments(
         "", "folder with real images to compare the rendered ones with; empty: none")
     analysis_images: int = _experiments(
@@ -201,7 +201,7 @@ class Params(Checked):
     language: str = _report("en", "language code of the report, such as en or zh")
     words: str = _report(
         "", "folder of introduction.md and so on; empty: report/ in the run's folder")
-    computed_discussion: bool = _report(True, "keep the computed sentences beside the author's own")
+    computed_discussion: bool = _report(True, "keep the generated text beside the author's own")
     all_parameters: bool = _report(
         False, "list all parameters in the appendix, not only those changed")
     font_paths: list[str] = _report([], "font files for characters that the default fonts lack")

@@ -42,8 +42,8 @@ def bench_table(bench: Mapping[str, Any]) -> str:
     return table(
         ["ratio", "first variant, second variant", "times faster, median (range)",
          "peak memory of both, MiB"], rows,
-        say("Speed of the second variant relative to the first, {repeats} turns each, measured by "
-            "{command} on {machine} with run {run} on {data}. Micro accuracy in {name} "
+        say("Speed of the second variant relative to the first, {repeats} repetitions each, "
+            "measured by {command} on {machine} with run {run} on {data}. Micro accuracy in {name} "
             "({evaluator}): {found}.", repeats=bench["repeats"], command=code("make bench"),
             machine=escape(bench["made_with"]["machine"]), run=code(bench["run"]),
             data=say(DATA_KINDS[bench["data"]]), name=code("sampling_vs_seed_loop"),

@@ -179,11 +179,11 @@ def run_rows(folders: Mapping[str, Path], count: int = 8) -> Figure:
 
 @captioned(
     "normalised",
-    "Sampler state and predicted image at {moments} moments from noise to image, normalised",
+    "Sampler state and predicted image at {moments} timesteps from noise to image, normalised",
     "Denoising of {condition}, normalised: $x_t$ above, predicted $x_0$ below.", "wide")
 @captioned(
     "denormalised",
-    "Sampler state and predicted image at {moments} moments from noise to image, "
+    "Sampler state and predicted image at {moments} timesteps from noise to image, "
     "denormalised",
     "Denoising of {condition}, denormalised: $x_t$ above, predicted $x_0$ below.", "wide")
 @styled

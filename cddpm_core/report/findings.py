@@ -110,7 +110,7 @@ def verdict_text(facts: Facts) -> str:
             first=first, difference=with_interval(mean, half, signed=True)),
         say("The {first} guided the sampling, and the released stand-in took no part in it.",
             first=first) if facts.params.evaluator_guidance else
-        say("Models that were trained against the evaluator that scores them show such a gap.")
+        say("Models that were optimised for the evaluator that scores them show such a gap.")
         if mean > 0 and not usual else "")
 
 

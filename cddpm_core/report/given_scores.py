@@ -93,10 +93,10 @@ def verdict_sentence(result: Mapping[str, Any]) -> str:
     if is_usual(mean, half):
         return (f"{differ}, which is usual for images that were made without either evaluator.")
     return f"{differ}, more than is usual. Possible reasons: " + (
-        f"the images were guided by the {first}, their model was trained against it, or they are "
+        f"the images were guided by the {first}, their model was optimised for it, or they are "
         "unlike the rendered scenes that the stand-in was trained on."
         if mean > 0 else "the images differ from those that the stand-in was trained on in "
-        "tone, sharpness or size, or the stand-in took part in making them.")
+        "contrast, sharpness or size, or the stand-in took part in making them.")
 
 
 def score_figure(given: GivenImages, result: Mapping[str, Any]) -> Figure:

@@ -41,8 +41,8 @@ def grids_text(outputs: Path) -> str:
     write_png(_picture(outputs, RENDERED), grid_image(to_float(renders), scale=3))
     shown = {RENDERED: _picture(outputs, RENDERED), **shown}
     return (f"## Images\n\nThe 32 conditions of `{FILE}.json`, eight per row in the order of the "
-            "file: scenes rendered for them, none of which is a training scene, and what the "
-            "presets sampled.\n\n"
+            "file: new scenes rendered for them, none of which is a training scene, then the "
+            "samples of the presets.\n\n"
             + table([name if name == RENDERED else code(name) for name in shown],
                     [[f"![The conditions of {FILE}.json, {name}]({picture.name})"
                       for name, picture in shown.items()]]))

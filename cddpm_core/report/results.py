@@ -141,13 +141,13 @@ def _results(groups: Sequence[Group]) -> str:
     return ("## Results\n\n"
             + table(header, [[row[key] for key in header] for row in rows], "", numbers=False)
             + "\nMicro accuracy is the fraction of all objects found, macro accuracy the mean over "
-              "images. The columns \"one layout\" are with `layout_choices: 1`. Sharpness is "
-              "relative to held-out images with the same labels and positions (training images, if "
-              "the data has none held out), ideally 1; the kernel distance to these, on the "
-              f"evaluator's features, is ideally 0{_baseline(groups)}; a small network tells "
-              "sampled images from these with the accuracy \"two-sample\", ideally 0.5. Means over "
-              "seeds have 95 % intervals by Student's t, unless all seeds agree. Scores on "
-              "different data or by different evaluators are not comparable.\n\n"
+              "images. The columns \"one layout\" are with `layout_choices: 1`. Sharpness, kernel "
+              "distance and two-sample test compare sampled with held-out images (training images, "
+              "if none are held out) of the same labels and positions. Sharpness is a ratio, "
+              "ideally 1. The kernel distance is on the evaluator's features, ideally "
+              f"0{_baseline(groups)}. Two-sample is the accuracy of a small network that tells "
+              "both apart, ideally 0.5. Means over seeds have 95 % intervals by Student's t, unless "
+              "all seeds agree. Compare only scores on the same data by the same evaluator.\n\n"
             + _machines(groups))
 
 
@@ -178,8 +178,8 @@ def _baseline(groups: Sequence[Group]) -> str:
     """What the kernel distance is between held-out images, over all runs."""
     found = [value for group in groups for facts in group.runs if (value := facts.metrics.get(
         "fidelity", {}).get("kernel_distance", {}).get("baseline")) is not None]
-    return (f" (between two sets of them {decimals(min(found), 4)} to {decimals(max(found), 4)})"
-            if found else "")
+    ends = " to ".join(decimals(end(found), 4) for end in (min, max) if found)
+    return f" (two sets of held-out images give {ends})" if found else ""
 
 
 def _mean(group: Group, path: Sequence[str], digits: int) -> str:
@@ -205,7 +205,7 @@ def _ablations(groups: Sequence[Group]) -> str:
     return ("## Ablations\n\n"
             + table(["run", "changes", "seeds", *(f"{file} micro" for file in CONDITION_FILES),
                      "gain", *FIDELITY], rows, "", numbers=False)
-            + "\nGain: micro accuracy over both files, less that of the first row, with its 95 % "
+            + "\nGain: micro accuracy over both files, minus that of the first row, with its 95 % "
               "interval over conditions. "
               f"Data and evaluator: {base.runs[0].origin()}. "
               f"Command: {code(_sweep_command(base))}.\n\n"

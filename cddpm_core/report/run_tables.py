@@ -29,7 +29,7 @@ def runs_table(facts: Facts, groups: Sequence[Group]) -> str:
     notes = [say("Runs side by side: means over seeds, with 95 % intervals where there are "
                  "several.")]
     if any(gains):
-        notes.append(say("Gain: micro accuracy over both files, less that of the first row, "
+        notes.append(say("Gain: micro accuracy over both files, minus that of the first row, "
                          "with its 95 % interval over conditions."))
     if any(group.guided for group in groups):
         notes.append(say("With {name} the evaluator also guided the sampling.",

@@ -79,7 +79,7 @@ def test_what_a_difference_of_verdicts_means(result, two):
     none = [[False] * len(h) for h in hits]
     assert "differ from those that the stand-in" in verdict_sentence(with_hits(two, none))
     better = {**with_hits(two, hits), "second": with_hits(two["second"], none)}
-    assert "guided by the official evaluator, their model was trained against it" in (
+    assert "guided by the official evaluator, their model was optimised for it" in (
         verdict_sentence(better))
 
 

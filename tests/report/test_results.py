@@ -90,8 +90,8 @@ def test_what_was_measured_has_a_column(tmp_path):
     assert rows["`quick_seed1`"]["kernel distance"] == "0.0090"
     assert rows["mean of 2 seeds"]["kernel distance"].startswith("0.0080 ± 0.012")
     assert rows["mean of 2 seeds"][one].startswith("0.500 ± ")
-    assert "(between two sets of them −0.0010 to −0.0010)" in write_results(tmp_path).read_text(
-        encoding="utf-8")
+    assert "(two sets of held-out images give −0.0010 to −0.0010)" in write_results(
+        tmp_path).read_text(encoding="utf-8")
     assert rows["`few`"]["sharpness"] == "0.945"
     assert rows["`few`"]["kernel distance"] == rows["`few`"][one] == "–"
     assert rows["`mine`"]["sharpness"] == rows["`mine`"][one] == "–"

@@ -165,10 +165,10 @@ def test_two_verdicts_stand_side_by_side_and_an_unusual_difference_is_named(fact
     facts.metrics["second"] = second_verdict(facts.scores, fewer=2)
     said = findings.verdict_text(facts)
     assert "official evaluator differs from the released stand-in by +0." in said
-    assert "more than is usual" in said and "trained against the evaluator" in said
+    assert "more than is usual" in said and "optimised for the evaluator" in said
     facts.metrics["second"] = second_verdict(facts.scores, fewer=-1)
     said = findings.verdict_text(facts)
-    assert "by −0." in said and "trained against" not in said
+    assert "by −0." in said and "optimised for" not in said
     # On most grids that know neither they differ by up to 0.08.
     for change, honest in ((0.07, True), (0.09, False)):
         monkeypatch.setattr(findings, "paired", lambda *given, change=change: (change, 0.01))
