@@ -173,7 +173,11 @@ def _untrained(params: Params, run: Run, content: Any, file: Path) -> ClassCondi
     from cddpm_core.data.source import load_dataset
     from cddpm_core.model.codec import PixelCodec
     from cddpm_core.model.network import make_network
-    from cddpm_core.sampling.pipeline import ClassConditionedPipeline, make_pipeline
+    from cddpm_core.sampling.pipeline import (
+        ClassConditionedPipeline,
+        make_pipeline,
+        sampling_of,
+    )
     from cddpm_core.scheduler.process import make_scheduler
 
     ours = isinstance(content, dict) and isinstance(content.get("params"), dict)
@@ -185,7 +189,8 @@ def _untrained(params: Params, run: Run, content: Any, file: Path) -> ClassCondi
     if not params.standardise and not params.layout:
         codec = PixelCodec(params.image_size)
         return ClassConditionedPipeline(make_network(params, layout=False),
-                                        make_scheduler(params), codec)
+                                        make_scheduler(params), codec,
+                                        sampling=sampling_of(params))
     dataset = load_dataset(params, run.cache)
     if ours and any(content.get(key) != value for key, value in dataset.fingerprint.items()):
         raise UserError(f"{file}: was trained on other images, of which its mean image or layouts "

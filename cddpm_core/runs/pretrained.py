@@ -61,7 +61,7 @@ def pack(run: Run, package: Path = PACKAGE) -> Run:
     from cddpm_core.evaluation.evaluate import one_layout, sample_and_score
     from cddpm_core.evaluation.score import evaluator_facts, score_facts
     from cddpm_core.evaluation.stand_in import load_evaluator
-    from cddpm_core.sampling.pipeline import load_pipeline, save_pipeline
+    from cddpm_core.sampling.pipeline import load_pipeline, sampling_of, save_pipeline
 
     params, train = run.params(), run.need("train", command(run, "train"))
     if not train["finished"]:
@@ -77,6 +77,7 @@ def pack(run: Run, package: Path = PACKAGE) -> Run:
     for part in (pipeline.unet, pipeline.codec, pipeline.layout_prior):
         if part is not None:  # the folder it was loaded from is nobody's business
             part.register_to_config(_name_or_path=NAME)
+    pipeline.register_to_config(sampling=sampling_of(params))  # as scored, if not as trained
     packed = Run(NAME, outputs=package)
     (packed / "metrics.json").unlink(missing_ok=True)  # first: it is about the weights there
     shutil.rmtree(packed / "model", ignore_errors=True)

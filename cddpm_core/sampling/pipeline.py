@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from diffusers import DDPMScheduler, DiffusionPipeline, ImagePipelineOutput
 from safetensors import SafetensorError
 
-from cddpm_core.config.errors import UserError
-from cddpm_core.config.files import atomic
-from cddpm_core.config.schema import Params
+from cddpm_core.config.errors import UserError, shown
+from cddpm_core.config.files import atomic, read_json
+from cddpm_core.config.schema import Params, coerce
 from cddpm_core.data.dataset import IclevrDataset
 from cddpm_core.data.labels import to_multi_hot
 from cddpm_core.model.codec import PixelCodec, make_codec
@@ -23,9 +24,11 @@ from cddpm_core.sampling.layout_prior import LayoutPrior
 from cddpm_core.sampling.sample import sample
 from cddpm_core.scheduler.process import make_scheduler
 
-__all__ = ["ClassConditionedPipeline", "load_pipeline", "make_pipeline", "save_pipeline"]
+__all__ = ["ClassConditionedPipeline", "load_pipeline", "make_pipeline", "sampling_of",
+           "save_pipeline"]
 
-DEFAULTS = Params()
+SAMPLING = ("sampler", "num_inference_steps", "guidance_scale", "guidance_interval",
+            "layout_choices")
 
 
 class ClassConditionedPipeline(DiffusionPipeline):
@@ -33,46 +36,55 @@ class ClassConditionedPipeline(DiffusionPipeline):
 
     ``scheduler`` is the noise schedule that the network was trained with, ``codec`` turns pixels
     into the x_0 that it sees, ``layout_prior`` gives positions if it is conditioned on them.
+    ``sampling`` has the defaults of a call: the parameters in `SAMPLING`, by default those of
+    `Params`. They are saved in ``model_index.json``.
     """
 
     _optional_components = ["layout_prior"]
 
     def __init__(self, unet: ClassConditionedUnet, scheduler: DDPMScheduler, codec: PixelCodec,
-                 layout_prior: LayoutPrior | None = None) -> None:
+                 layout_prior: LayoutPrior | None = None,
+                 sampling: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler, codec=codec,
                               layout_prior=layout_prior)
+        self.register_to_config(sampling={**sampling_of(Params()), **(sampling or {})})
 
     def __call__(self, conditions: Sequence[str] | Sequence[Sequence[str]],
-                 num_inference_steps: int = DEFAULTS.num_inference_steps,
-                 guidance_scale: float = DEFAULTS.guidance_scale, *,
-                 sampler: str = DEFAULTS.sampler,
-                 guidance_interval: Sequence[float] = tuple(DEFAULTS.guidance_interval),
-                 layout_choices: int = DEFAULTS.layout_choices,
-                 batch_size: int = 32, generator: torch.Generator | None = None,
-                 output_type: str = "pil") -> ImagePipelineOutput:
+                 num_inference_steps: int | None = None, guidance_scale: float | None = None, *,
+                 sampler: str | None = None, guidance_interval: Sequence[float] | None = None,
+                 layout_choices: int | None = None, batch_size: int = 32,
+                 generator: torch.Generator | None = None,
+                 output_type: Literal["pil", "pt"] = "pil") -> ImagePipelineOutput:
         """Return ``.images`` of one condition, a list of names, or of a list of conditions.
 
         ``images`` are PIL images, or with ``output_type`` "pt" a tensor (B, 3, H, W) in [-1, 1].
         ``generator`` gives each image its seed; the other arguments are those of `sample` and
-        `Guided`, by default as in `Params`. Raises `UserError` for an unknown name, sampler or
-        number of steps.
+        `Guided`, by default as the model was evaluated. Raises `UserError` for an unknown name,
+        sampler, type or number of steps.
         """
-        if num_inference_steps < 1:
-            raise UserError("num_inference_steps: expected at least 1, found "
-                            f"{num_inference_steps}")
+        if output_type not in ("pil", "pt"):
+            raise UserError(f"output_type: expected 'pil' or 'pt', found {shown(output_type)}")
+        given = {"sampler": sampler, "num_inference_steps": num_inference_steps,
+                 "guidance_scale": guidance_scale, "guidance_interval": guidance_interval,
+                 "layout_choices": layout_choices}
+        chosen = {**self.config.sampling, **{key: x for key, x in given.items() if x is not None}}
         one = not conditions or isinstance(conditions[0], str)
         several = [conditions] if one else conditions
         labels = torch.stack([to_multi_hot(names) for names in several])
         seeds = torch.randint(2**62, (len(labels),), generator=generator,
                               device=generator.device if generator else None).tolist()
-        denoiser = Guided(Denoiser(self.unet, self.scheduler), guidance_scale, guidance_interval)
-        images = sample(self, labels, seeds, denoiser=denoiser, sampler=sampler,
-                        num_inference_steps=num_inference_steps, layout_choices=layout_choices,
-                        batch_size=batch_size)
+        denoiser = Guided(Denoiser(self.unet, self.scheduler), chosen.pop("guidance_scale"),
+                          chosen.pop("guidance_interval"))
+        images = sample(self, labels, seeds, denoiser=denoiser, batch_size=batch_size, **chosen)
         if output_type == "pil":
             images = self.numpy_to_pil(((images + 1) / 2).movedim(1, -1).numpy())
         return ImagePipelineOutput(images=images)
+
+
+def sampling_of(params: Params) -> dict[str, Any]:
+    """Return the parameters of a run that a pipeline samples with by default."""
+    return {key: getattr(params, key) for key in SAMPLING}
 
 
 def make_pipeline(params: Params, dataset: IclevrDataset) -> ClassConditionedPipeline:
@@ -85,7 +97,8 @@ def make_pipeline(params: Params, dataset: IclevrDataset) -> ClassConditionedPip
     unet = make_network(params, layout=bool(len(layouts)))
     unet.check_labels(dataset.labels)
     prior = LayoutPrior.of(layouts) if len(layouts) else None
-    return ClassConditionedPipeline(unet, make_scheduler(params), codec, prior)
+    return ClassConditionedPipeline(unet, make_scheduler(params), codec, prior,
+                                    sampling_of(params))
 
 
 def save_pipeline(pipeline: ClassConditionedPipeline, folder: str | Path) -> None:
@@ -114,4 +127,9 @@ def load_pipeline(folder: str | Path,
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{folder / 'scheduler'}: not a readable scheduler ({reason}), run the "
                         "'train' stage again") from None
-    return ClassConditionedPipeline(unet, scheduler, codec, prior).to(device)
+    index, found = folder / "model_index.json", read_json(folder / "model_index.json")
+    saved = found.get("sampling", {}) if isinstance(found, dict) else None
+    if not isinstance(saved, dict):
+        raise UserError(f"{index}: expected the index of a pipeline as diffusers writes it")
+    sampling = {key: coerce(key, saved[key], str(index)) for key in SAMPLING if key in saved}
+    return ClassConditionedPipeline(unet, scheduler, codec, prior, sampling).to(device)

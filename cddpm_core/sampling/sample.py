@@ -71,7 +71,7 @@ def sample(pipeline: ClassConditionedPipeline, labels: torch.Tensor, seeds: Sequ
             those of `LayoutPrior.sample` with ``layout_choices``.
         images: to start from, (N, 3, H, W) in [-1, 1], in place of pure noise.
         strength: fraction of T; ``images`` are noised to the sampler's largest timestep
-            below it, and denoised from there (SDEdit, Meng et al. 2022).
+            below it, or to its last one, and denoised from there (SDEdit, Meng et al. 2022).
         grain: add the grain of the training images to the sampled ones, see `PixelCodec`.
         callback: called at each step with ``step``, ``timestep``, ``x_t``
             before the step and the predicted ``x_0``, as the network sees them.
@@ -93,7 +93,8 @@ def sample(pipeline: ClassConditionedPipeline, labels: torch.Tensor, seeds: Sequ
     sampled: list[torch.Tensor] = []
     for start in range(0, len(rows), batch_size):
         part = rows[start:start + batch_size]
-        solver = make_sampler(pipeline.scheduler, sampler, num_inference_steps or T)
+        solver = make_sampler(pipeline.scheduler, sampler,
+                              T if num_inference_steps is None else num_inference_steps)
         noise = [torch_generator(seeds[i], "noise") for i in part]
         x_T = torch.stack([torch.randn(pipeline.codec.mean.shape, generator=g) for g in noise])
         state, first = x_T.to(pipeline.device) * solver.init_noise_sigma, 0
@@ -110,7 +111,7 @@ def sample(pipeline: ClassConditionedPipeline, labels: torch.Tensor, seeds: Sequ
                 for i in part]))
         sampled.extend(decoded.cpu())
     if accelerator is not None:
-        sampled = gather_object(sampled)[:len(labels)]  # accelerate pads by repeating the last one
+        sampled = gather_object(sampled)[:len(labels)]  # which some versions pad
     return torch.stack(sampled)
 
 

@@ -59,8 +59,8 @@ class Sampler:
     def check(self, name: str, num_inference_steps: int, num_train_timesteps: int) -> None:
         """Raise `UserError` if the sampler, ``name``, cannot take so many steps of T timesteps."""
         found, T = num_inference_steps, num_train_timesteps
-        if found > T:
-            raise UserError(f"num_inference_steps: expected at most num_train_timesteps ({T}), "
+        if not 1 <= found <= T:
+            raise UserError(f"num_inference_steps: expected 1 to num_train_timesteps ({T}), "
                             f"found {found}")
         # diffusers lists timesteps by numpy's arange, which may have an entry too many.
         if self.timesteps is None and math.ceil(T / (T / found)) != found:

@@ -195,7 +195,7 @@ class Trainer:
         """Return a pipeline with a copy of the averaged weights, ready to sample."""
         unet = copy.deepcopy(self.ema.model if self.ema else self.unet)
         return ClassConditionedPipeline(unet.eval(), self.scheduler, self.pipeline.codec,
-                                        self.pipeline.layout_prior)
+                                        self.pipeline.layout_prior, self.pipeline.config.sampling)
 
     def save(self, path: Path) -> None:
         """Write the whole state to a checkpoint, atomically."""

@@ -10,7 +10,7 @@ from cddpm_core.config.schema import resolve
     ({"blocks": [0] * 11}, "blocks: expected at most 10 levels, found 11"),
     ({"image_size": 60}, "image_size: expected a multiple of 8"),
     ({"num_train_timesteps": 10, "num_inference_steps": 20},
-     "num_inference_steps: expected at most"),
+     "num_inference_steps: expected 1 to num_train_timesteps"),
     ({"prediction_type": "epsilon", "loss_weighting": "velocity"},
      "loss_weighting: the velocity weight of an error of epsilon has no bound"),
     ({"guidance_interval": [0.8, 0.2]}, "guidance_interval: expected two fractions of T, the low"),

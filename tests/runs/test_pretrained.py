@@ -8,7 +8,7 @@ from cddpm_core.data.labels import to_multi_hot
 from cddpm_core.runs import pretrained
 from cddpm_core.runs.pretrained import open_trained, pack, pretrained_run
 from cddpm_core.runs.run import OUTPUTS, Run
-from cddpm_core.sampling.pipeline import load_pipeline, make_pipeline, save_pipeline
+from cddpm_core.sampling.pipeline import load_pipeline, make_pipeline, sampling_of, save_pipeline
 from cddpm_core.sampling.sample import image_seeds, sample, sampling_options
 
 there = pytest.mark.skipif(not pretrained_run().folder.exists(),
@@ -105,6 +105,7 @@ def test_the_weights_of_the_package_are_small_and_finished():
     assert sum(file.stat().st_size for file in run.folder.rglob("*")) < 10e6
     metrics = run.read("metrics.json")
     assert metrics["train"]["finished"] and metrics["made_with"]["commit"]
+    assert load_pipeline(run / "model").config.sampling == sampling_of(run.params())
     assert not any(run.params().to_dict()[key] for key in ("data", "evaluator",
                                                            "evaluator_guidance"))
 

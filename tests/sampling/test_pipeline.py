@@ -62,6 +62,31 @@ def test_load_pipeline_is_from_pretrained(saved):
     assert torch.equal(sampled(one, output_type="pt"), sampled(other, output_type="pt"))
 
 
+def test_a_pipeline_samples_as_its_run_does_unless_told_otherwise(tiny, dataset, tmp_path):
+    chosen = tiny.replace(sampler="ddim", num_inference_steps=3, guidance_scale=2.5,
+                          guidance_interval=[0.1, 0.9], layout_choices=2)
+    pipeline = awake(make_pipeline(chosen, dataset))
+    save_pipeline(pipeline, tmp_path / "model")
+    expected = sampled(pipeline, sampler="ddim", num_inference_steps=3, guidance_scale=2.5,
+                       guidance_interval=[0.1, 0.9], layout_choices=2, output_type="pt")
+    for loaded in (pipeline, load_pipeline(tmp_path / "model"),
+                   ClassConditionedPipeline.from_pretrained(tmp_path / "model")):
+        generator = torch.Generator().manual_seed(3)
+        found = loaded(["red sphere", "cyan cube"], generator=generator, output_type="pt").images
+        assert torch.equal(found, expected)
+    assert not torch.equal(sampled(pipeline, output_type="pt"), expected)
+
+
+@pytest.mark.parametrize(("index", "words"), [
+    ("[]", "expected the index of a pipeline"), ('{"sampling": 3}', "expected the index of a"),
+    ('{"sampling": {"sampler": "ddin"}}', "did you mean 'ddim'"), ("{", "malformed JSON")])
+def test_a_damaged_index_is_one_sentence(copied, index, words):
+    (copied / "model_index.json").write_text(index)
+    with pytest.raises(UserError, match=words) as error:
+        load_pipeline(copied)
+    assert "model_index.json: " in str(error.value)
+
+
 def test_the_generator_makes_the_images(tiny_pipeline):
     conditions = [["red sphere", "cyan cube"], ["gray cylinder"], ["red sphere", "cyan cube"]]
     first, again, other = (sampled(tiny_pipeline, conditions, seed, output_type="pt", batch_size=2)
@@ -86,8 +111,9 @@ def test_the_generator_makes_the_images(tiny_pipeline):
     ([[]], {}, "the label list is empty"),
     (["red cube", "gray cube", "blue cube", "cyan cube"], {}, "one names 4 objects"),
     (["red cube"], {"sampler": "ddin"}, "did you mean 'ddim'"),
-    (["red cube"], {"num_inference_steps": 21}, "expected at most num_train_timesteps (20)"),
-    (["red cube"], {"num_inference_steps": 0}, "expected at least 1, found 0"),
+    (["red cube"], {"num_inference_steps": 21}, "expected 1 to num_train_timesteps (20), found 21"),
+    (["red cube"], {"num_inference_steps": 0}, "expected 1 to num_train_timesteps (20), found 0"),
+    (["red cube"], {"output_type": "np"}, "output_type: expected 'pil' or 'pt', found 'np'"),
 ])
 def test_what_cannot_be_sampled_is_one_sentence(tiny_pipeline, conditions, options, words):
     with pytest.raises(UserError) as error:

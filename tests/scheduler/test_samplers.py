@@ -130,7 +130,7 @@ def test_a_saved_scheduler_gives_the_same_sampler(tmp_path, name):
     ("ddin", 10, r"sampler: found 'ddin' \(did you mean 'ddim'"),
     ("unipc", 61, "diffusers' unipc cannot divide 1000 timesteps into 61 steps, take one more"),
     ("ddpm", 50, "ddpm takes every timestep, expected 1000, found 50"),
-    ("dpm_solver++", 1001, r"expected at most num_train_timesteps \(1000\), found 1001"),
+    ("dpm_solver++", 1001, r"expected 1 to num_train_timesteps \(1000\), found 1001"),
 ])
 def test_a_sampler_or_number_of_steps_that_cannot_be_is_one_sentence(name, steps, words):
     with pytest.raises(UserError, match=words):
