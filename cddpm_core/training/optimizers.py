@@ -19,7 +19,7 @@ __all__ = ["KernelMuon", "lr_factor", "make_optimizers", "orthogonalised"]
 OUTER = {"conv_in", "conv_out", "class_embedding", "time_embedding", "object_tokens",
          "order_tokens", "object_embeddings", "cell_positions", "downsample", "downsamplers",
          "upsample", "upsamplers", "modulation", "time_emb_proj"}
-STEPS = 4  # of Newton-Schulz: one fewer than torch's default, for speed
+STEPS = 4  # of Newton-Schulz: one fewer than torch's default
 
 
 def orthogonalised(matrices: torch.Tensor) -> torch.Tensor:
@@ -27,7 +27,8 @@ def orthogonalised(matrices: torch.Tensor) -> torch.Tensor:
 
     The quintic Newton-Schulz iteration of Muon (Jordan et al. 2024), X <- (a + b R + c R^2) X
     with R = X X^T, where X is the matrix, wide, over its norm. A polynomial of R commutes with R,
-    so all steps but the last product are on R, which is smaller than X.
+    so all steps but the last product are on R, which is smaller than X. In bfloat16 the
+    iteration begins again with a new R after two steps.
     """
     a, b, c = 3.4445, -4.775, 2.0315
     tall = matrices.shape[-2] > matrices.shape[-1]
@@ -35,6 +36,10 @@ def orthogonalised(matrices: torch.Tensor) -> torch.Tensor:
     wide = wide / wide.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
     gram, product = wide @ wide.mT, None
     for step in range(STEPS):
+        if step == 2 and wide.dtype == torch.bfloat16:
+            # Rounding makes R indefinite, and the iteration would blow up its negative part.
+            wide = product @ wide
+            gram, product = wide @ wide.mT, None
         factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         factor.diagonal(dim1=-2, dim2=-1).add_(a)
         product = factor if product is None else factor @ product
