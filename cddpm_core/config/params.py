@@ -81,7 +81,7 @@ class Params(Checked):
     transformer_blocks: int = _model(2, "transformer blocks of the U-ViT", low=1, high=256,
                                      only_with=("backbone", ("u_vit",)))
     conditioning: Literal["class_embedding", "object_tokens"] = _model(
-        "object_tokens", "how labels enter: summed embedding, or a token per object")
+        "object_tokens", "how labels enter: summed embedding, or a token per object too")
     layout: bool = _model(True, "condition the network on the position of each object as well")
     ordered_tokens: bool = _model(True, "add an embedding of the object's index to its token",
                                   only_with=("conditioning", ("object_tokens",)))
@@ -139,7 +139,7 @@ class Params(Checked):
         0.5, "fraction of training after which a linear schedule decays",
         only_with=("lr_schedule", ("linear",)))
     label_drop: Fraction = _training(
-        0.1, "probability of training without the labels, for classifier-free guidance")
+        0.1, "probability of dropping labels and positions (classifier-free guidance)")
     ema_decay: Fraction = _training(
         0.995, "decay of the moving average (EMA) of the weights; 0: none")
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = _training(

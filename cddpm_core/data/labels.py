@@ -78,8 +78,7 @@ def from_multi_hot(multi_hot: torch.Tensor) -> tuple[str, ...]:
 def read_objects(path: str | Path) -> dict[str, int]:
     """Return ``objects.json``: the 24 names with their indices, all different.
 
-    They need not be those of the evaluator's outputs: labels are names everywhere else, and these
-    have their place in `OBJECTS`.
+    The file is only checked: the package uses names, and the indices of `OBJECTS`.
     """
     found = read_json(path)
     if not isinstance(found, dict):

@@ -51,7 +51,7 @@ def _frames_before(files: Sequence[str], conditions: Sequence[Sequence[str]]) ->
 
 
 def scene_numbers(files: Sequence[str], conditions: Sequence[Sequence[str]]) -> np.ndarray:
-    """Return a number for each image (N,) that frames of one scene share: that of the first."""
+    """Return the scene of each image, (N,): the index of the scene's first frame."""
     scenes, before = np.arange(len(files)), _frames_before(files, conditions)
     for i in sorted(before, key=lambda i: len(conditions[i])):
         scenes[i] = scenes[before[i]]

@@ -18,7 +18,7 @@ def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
     Each image is shifted by up to 3 pixels, scaled by up to 8 % and changed in contrast,
     saturation, brightness and tint. At random it is also mirrored, blurred, resized to 32x32 and
-    back, or given noise and grain.
+    back, or given noise, grain, uneven light, a faint second image or a checkerboard.
     """
     moved, _ = move(images, torch.zeros(len(images), 0, 2), generator)
     return degrade(moved, generator)

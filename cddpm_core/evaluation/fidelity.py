@@ -68,7 +68,7 @@ def diversity(sampled: torch.Tensor, training: torch.Tensor) -> dict[str, float 
     """Return the `mean_distance` of N sampled images over that of all training images.
 
     All show one label. The ``baseline`` is that of the first N training images. Each is None
-    without enough images: two for the value, 2 N for the baseline.
+    without enough training images: two for the value, 2 N for the baseline. N is at least 2.
     """
     count = len(sampled)
     return {key: mean_distance(images) / mean_distance(training) if len(training) >= least else None
@@ -80,7 +80,7 @@ def sharpness(images: torch.Tensor) -> float:
     """Return the 99th percentile of an image's colour gradient, the mean over N images.
 
     The gradient is taken by central differences; its length is over both axes and the three
-    channels, in levels of 255 a pixel. Images are (N, 3, H, W) in [-1, 1].
+    channels, in 8-bit levels (0 to 255) per pixel. Images are (N, 3, H, W) in [-1, 1].
     """
     along_y, along_x = torch.gradient(LEVELS * images, dim=(2, 3))
     length = (along_y.square() + along_x.square()).sum(1).sqrt()

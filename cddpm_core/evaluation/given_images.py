@@ -47,9 +47,9 @@ def read_images(source: str | Path | Sequence[str | Path], *, expected: int = 0,
     """Return the images of a folder, of a grid picture, of several files or of a list of files.
 
     Files of a folder come in the order of the numbers in their names: 2.png before 10.png. A
-    list is a text file with a path a line, or a JSON file with a list of paths; they are relative
-    to its folder. ``expected`` is the number of images there should be, 0 if not known; ``cell``,
-    ``padding`` and ``columns`` describe a grid, see `cut_grid`.
+    list is a text file with one path per line, or a JSON file with a list of paths; they are
+    relative to its folder. ``expected`` is the number of images there should be, 0 if not known;
+    ``cell``, ``padding`` and ``columns`` describe a grid, see `cut_grid`.
 
     Raises `UserError` for files that are missing or no images, images of several sizes, and a
     picture that cannot be cut.

@@ -33,7 +33,7 @@ __all__ = ["Treatment", "given_conditions", "score_given", "score_images"]
 
 Conditions = str | Path | Sequence[Sequence[str]]
 Treatment = Literal["auto", "keep", "undo"]
-CLEARLY = 2.5  # standard errors of the difference of two accuracies, each at most 0.5
+CLEARLY = 2.5  # standard errors of a difference of accuracies, where a hit varies by at most 0.5
 
 
 def score_images(images: Any, conditions: Conditions = "test",

@@ -36,8 +36,8 @@ class ClassConditionedUnet(ModelMixin, ConfigMixin):
 
     Args:
         max_objects: tokens of a condition with ``object_tokens``; a null token fills the rest. The
-            `UViT`'s transformer has them in its sequence (joint attention, Esser et al. 2024), so
-            that each cell of the image can attend to single objects.
+            `UViT`'s transformer has them in its sequence (in-context conditioning, Peebles & Xie
+            2023), so that each cell of the features can attend to single objects.
         layout: condition the network on the position of each object: an embedding of the
             object is added there, as further channels of the input.
         refine_channels: of a `Refinement` of the predicted x_0; 0 for none.
@@ -52,6 +52,8 @@ class ClassConditionedUnet(ModelMixin, ConfigMixin):
                  ordered_tokens: bool = False, layout: bool = False,
                  refine_channels: int = 0, num_train_timesteps: int = 1000) -> None:
         super().__init__()
+        if conditioning == "object_tokens" and backbone != "u_vit":
+            raise ValueError("object_tokens need the backbone u_vit, found " + backbone)
         if layers_per_block > 64 or transformer_blocks > 256 or len(blocks) > 10:
             raise ValueError("expected at most 10 levels of 64 layers and 256 transformer blocks")
         shrink = patch_size * 2 ** (len(blocks) - 1)

@@ -22,7 +22,7 @@ class Refinement(nn.Module):
 
         x_0 = mu + g (y - mu),   g = tau^2 / (tau^2 + sigma^2)
 
-    (Wiener's filter). With one tau for all values, g is c_skip of Karras et al. (2022), table 1.
+    (a Wiener filter). With one tau for all values, g is c_skip of Karras et al. (2022), table 1.
     Predicted, tau can be large at edges and small on the ground.
 
     ``channels`` is the width of the convolutions. The buffer ``log_snr`` (T,) is 0 until it is

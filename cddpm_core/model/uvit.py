@@ -2,8 +2,8 @@
 
 The shape of the network is that of simple diffusion's U-ViT (Hoogeboom et al. 2023), not of
 Bao et al.'s. The transformer's sequence holds the cells of the coarsest level and one token for
-each object, and each block updates both (Peebles & Xie 2023 for the block, Esser et al. 2024 for
-joint attention).
+each object, and each block updates both: the blocks of Peebles & Xie (2023), conditioned by the
+embedding (adaLN-Zero) and by the objects in context.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 from torch.nn import functional as F
 
-__all__ = ["JointBlock", "UViT"]
+__all__ = ["DiTBlock", "UViT"]
 
 
-class JointBlock(nn.Module):
+class DiTBlock(nn.Module):
     """Self-attention and a two-layer perceptron, scaled, shifted and gated by the embedding.
 
     The gates start at zero, so a new block passes its input through (adaLN-Zero). Normalised
@@ -63,11 +63,11 @@ def _attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tenso
 class UViT(nn.Module):
     """Maps features (B, in_channels, H, W), an embedding and object tokens to (B, channels, H, W).
 
-    ``sample_size`` is H, and also W. Of the ``widths`` the last is the transformer's, of
-    ``blocks`` blocks. The other levels have ``layers`` residual layers on the way down and as
-    many, with their skips, on the way up. ``head_dim`` must divide the last width, ``groups``,
-    the number of groups of the group norms, the others. ``time_scale_shift`` is that of
-    `ResnetBlock2D`.
+    ``sample_size`` is H = W. ``widths`` are the channels of the levels, finest first. The last
+    level is the transformer, of ``blocks`` blocks. Each of the others has ``layers`` residual
+    layers on the way down, and as many, with their skips, on the way up. ``head_dim`` must divide
+    the last width, and ``groups``, the number of groups of the group norms, the others.
+    ``time_scale_shift`` is that of `ResnetBlock2D`.
     """
 
     def __init__(self, channels: int, in_channels: int, sample_size: int,
@@ -90,7 +90,7 @@ class UViT(nn.Module):
                                         for a, b in zip(fine, widths[1:], strict=True))
         cells = (sample_size // 2**len(fine))**2
         self.cell_positions = nn.Parameter(0.02 * torch.randn(cells, coarse))
-        self.blocks = nn.ModuleList(JointBlock(coarse, emb_size, head_dim) for _ in range(blocks))
+        self.blocks = nn.ModuleList(DiTBlock(coarse, emb_size, head_dim) for _ in range(blocks))
         self.upsample = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2)
                                       for a, b in zip(fine, widths[1:], strict=True))
         self.up = nn.ModuleList(nn.ModuleList(residual(2 * w, w) for _ in range(layers))

@@ -146,8 +146,8 @@ def _results(groups: Sequence[Group]) -> str:
               "if none are held out) of the same labels and positions. Sharpness is a ratio, "
               "ideally 1. The kernel distance is on the evaluator's features, ideally "
               f"0{_baseline(groups)}. Two-sample is the accuracy of a small network that tells "
-              "both apart, ideally 0.5. Means over seeds have 95 % intervals by Student's t, unless "
-              "all seeds agree. Compare only scores on the same data by the same evaluator.\n\n"
+              "both apart, ideally 0.5. Means over seeds have 95 % intervals by Student's t, "
+              "unless all agree. Compare only scores on the same data by the same evaluator.\n\n"
             + _machines(groups))
 
 

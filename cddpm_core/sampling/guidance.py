@@ -19,8 +19,8 @@ class Guided:
     """Classifier-free guidance, ``x_null + w (x_label - x_null)`` (Ho & Salimans 2022).
 
     All three are predicted x_0. Since x_0 is affine in epsilon and v, the formula is the same for
-    these. ``scale`` is w; 1 is no guidance. It applies at timesteps from ``low`` up to, but not
-    including, ``high``, the ``interval`` as fractions of T (Kynkäänniemi et al. 2024).
+    these. ``scale`` is w (w + 1 in the paper); 1 is no guidance. It applies at timesteps from low
+    up to, but not including, high, the ``interval`` as fractions of T (Kynkäänniemi et al. 2024).
     """
 
     def __init__(self, denoiser: Denoise, scale: float,

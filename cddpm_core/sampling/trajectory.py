@@ -19,8 +19,8 @@ def trajectory(pipeline: ClassConditionedPipeline, label: torch.Tensor, seed: in
 
     They are spaced as evenly in t as the steps of the sampler allow. Each moment is a dict with
     ``step``, ``timestep``, ``x_t`` and predicted ``x_0``, both float (3, H, W) as the network sees
-    them; the last one is the finished image, with ``timestep`` -1. ``options`` are those of
-    `sample`.
+    them; the last one is the finished image, with ``timestep`` -1. ``label`` is multi-hot, (24,).
+    ``options`` are those of `sample`, for one image.
     """
     seen: list[dict] = []
     image = sample(pipeline, label[None], [seed], callback=seen.append, **options)[0]

@@ -47,8 +47,9 @@ def loss_weight(scheduler: DDPMScheduler, timesteps: torch.Tensor, weighting: st
 class Balance:
     """Running mean errors by timestep, and their inverse as a weight of the loss.
 
-    At high noise levels, where little can be predicted, errors are large; unweighted they would
-    outweigh the small errors at low noise, which make a picture sharp. Dividing each error by its
+    Errors differ by orders of magnitude between noise levels: those of x_0 are largest at high
+    noise, those of epsilon at low noise. Unweighted, the largest would outweigh the others, such as
+    the small errors of x_0 at low noise, which make a picture sharp. Dividing each error by its
     expected size is the weighting by uncertainty of Kendall et al. (2018), which Karras et al.
     (2024) use over noise levels. Here the expectation is a running mean in ``parts`` equal parts
     of 0..T-1, each over about its last ``window`` images.
@@ -64,7 +65,7 @@ class Balance:
         self.windows[-1] *= parts
 
     def weight(self, timesteps: torch.Tensor) -> torch.Tensor:
-        """Return the weights (B,): the mean error of all over that around each timestep.
+        """Return the weights (B,) at ``timesteps`` in 0..T-1: the mean error over that around t.
 
         It is 1 where no error has been seen, so that a weighted loss stays near the mean error.
         """
@@ -81,7 +82,7 @@ class Balance:
         return found
 
     def update(self, tally: torch.Tensor) -> None:
-        """Take the errors of a step into the running means."""
+        """Take the `tally` of a step, summed over its parts, into the running means."""
         sums, new = tally
         self.counts = torch.minimum(self.counts + new, torch.maximum(self.windows, new))
         fraction = torch.where(new > 0, new / self.counts.clamp(min=1), 0.0)

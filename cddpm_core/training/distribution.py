@@ -42,8 +42,8 @@ def check_devices(params: Params, processes: int) -> None:
     device = device_of(params)
     if device.type != "cpu" and processes > torch.accelerator.device_count():
         raise UserError(f"num_processes: {processes} on this machine, which has "
-                        f"{torch.accelerator.device_count()} {device.type} devices, expected one "
-                        "a device at most")
+                        f"{torch.accelerator.device_count()} {device.type} devices, expected at "
+                        "most one per device")
 
 
 def process_slice(accelerator: Accelerator | None, count: int) -> slice:

@@ -67,7 +67,7 @@ def memory_of(trainer: Trainer) -> Memory:
 
 
 def saved_bytes(network: ClassConditionedUnet, count: int, params: Params) -> int:
-    """Return the bytes that ``count`` images save on the way to their loss, for the way back.
+    """Return the bytes that autograd saves for the backward pass of ``count`` images.
 
     The weights are not counted, but copies of them in another arithmetic are.
     """

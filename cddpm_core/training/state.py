@@ -14,9 +14,9 @@ __all__ = ["Counters", "LossScale", "MovingAverage", "Seen"]
 class MovingAverage:
     """The exponential moving average of a model's weights, in ``model``, a copy of it.
 
-    The first update copies the weights. Update n = 1, 2, ... has the decay min(``decay``,
-    (1 + n) / (10 + n)), so that early weights soon count for nothing. torch's `AveragedModel` reads
-    its counter on the host, where every step would wait for the device.
+    The first update copies the weights. Update n after it has the decay min(``decay``,
+    (1 + n) / (10 + n)), as in diffusers' `EMAModel`, so that early weights soon count for nothing.
+    Neither that class nor torch's `AveragedModel` can skip an update by a flag on the device.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -48,7 +48,8 @@ class LossScale:
     """A factor of the loss that keeps gradients in float16's range (Micikevicius et al. 2018).
 
     A gradient that is not finite halves it, 2,000 steps without one double it, as torch's
-    `GradScaler` does. That class reads its flag on the host in each step; this one never does.
+    `GradScaler` does. That class keeps its flag to itself, which the moving average and the balance
+    need as well, and for `KernelMuon` it reads it on the host; this one never does.
     """
 
     GROWS_AFTER = 2000
@@ -119,7 +120,7 @@ class Counters:
         return {"step": self.step, "seconds": self.seconds, "tally": self._tally}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a state; no step counts as the last that was skipped."""
+        """Continue from a state; the count of skipped steps in a row begins again at 0."""
         self.step, self.seconds = state["step"], state["seconds"]
         self._tally = state["tally"].to(self._tally)
         self._tally[1:3] = 0

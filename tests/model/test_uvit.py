@@ -4,15 +4,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from cddpm_core.model.uvit import JointBlock, UViT, _attention
+from cddpm_core.model.uvit import DiTBlock, UViT, _attention
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def block_of(width: int = 16) -> JointBlock:
-    block = JointBlock(width, 12, 8)
+def block_of(width: int = 16) -> DiTBlock:
+    block = DiTBlock(width, 12, 8)
     with torch.no_grad():
         block.modulation.weight.copy_(normal(6 * width, 12))
     return block
@@ -28,7 +28,7 @@ def test_attention_is_torchs(batch, heads, length, size):
 @torch.no_grad()
 def test_a_new_block_passes_its_input_through():
     x, emb = normal(2, 5, 16), normal(2, 12)
-    assert torch.equal(JointBlock(16, 12, 8)(x, emb), x)
+    assert torch.equal(DiTBlock(16, 12, 8)(x, emb), x)
     assert not torch.allclose(block_of()(x, emb), x, atol=0.1)
 
 
