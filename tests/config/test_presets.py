@@ -24,7 +24,7 @@ def test_presets_are_valid_and_hold_only_what_they_change(path):
 
 
 def test_quick_is_the_default():
-    assert {"smoke", "quick", "seed", "tutorial"} <= {path.stem for path in PRESETS}
+    assert {"smoke", "quick", "seed", "seed_2000", "tutorial"} <= {path.stem for path in PRESETS}
     assert resolve(read_yaml(ROOT / "params/quick.yaml")) == Params()
 
 
@@ -46,7 +46,9 @@ def test_seed_is_the_original_configuration():
     assert (p.sampler, p.num_inference_steps, p.prediction_type) == ("ddpm", 1000, "epsilon")
     assert (p.lr_schedule, p.lr_warmup_steps, p.label_drop, p.ema_decay) == ("constant", 0, 0, 0)
     assert (p.patch_size, p.standardise, p.timestep_sampling) == (1, False, "uniform")
-    assert (p.experiments, p.experiment_timesteps) == (["timesteps"], 2000)
+    longer = resolve(read_yaml(ROOT / "params/seed_2000.yaml"))
+    assert longer == p.replace(num_train_timesteps=2000, num_inference_steps=2000,
+                               experiment_timesteps=1000)
 
 
 def test_tutorial_has_the_default_widths():
