@@ -19,14 +19,14 @@ from cddpm_core.sampling.pipeline import ClassConditionedPipeline
 from cddpm_core.sampling.sample import image_seeds, sample
 from cddpm_core.scheduler.process import predicted_epsilon
 
-__all__ = ["nearest", "quartile_errors", "reconstruct"]
+__all__ = ["nearest", "quarter_errors", "reconstruct"]
 
 
 @torch.no_grad()
-def quartile_errors(pipeline: ClassConditionedPipeline, images: torch.Tensor,
-                    labels: torch.Tensor, *, positions: torch.Tensor | None = None, seed: int = 0,
-                    unlabelled: bool = True, mixed_precision: str = "no",
-                    batch_size: int = 64) -> list[dict[str, Any]]:
+def quarter_errors(pipeline: ClassConditionedPipeline, images: torch.Tensor,
+                   labels: torch.Tensor, *, positions: torch.Tensor | None = None, seed: int = 0,
+                   unlabelled: bool = True, mixed_precision: str = "no",
+                   batch_size: int = 64) -> list[dict[str, Any]]:
     """Return the mean squared errors of the prediction in each quarter of the timesteps.
 
     Every image of ``images``, float (N, 3, H, W) in [-1, 1], is noised once per quarter, at a
@@ -38,7 +38,7 @@ def quartile_errors(pipeline: ClassConditionedPipeline, images: torch.Tensor,
     denoiser = Denoiser(pipeline.unet, pipeline.scheduler, mixed_precision)
     scales = {"x_0": 1.0, **({"x_0_without_label": 0.0} if unlabelled else {})}
     T = pipeline.scheduler.config.num_train_timesteps
-    generator, device = torch_generator(seed, "quartiles"), pipeline.device
+    generator, device = torch_generator(seed, "quarters"), pipeline.device
     found = []
     for quarter in range(4):
         low, high = quarter * T // 4, max(quarter * T // 4 + 1, (quarter + 1) * T // 4)

@@ -17,30 +17,30 @@ from cddpm_core.data.labels import COLOURS, SHAPES
 from cddpm_core.report.captions import captioned
 from cddpm_core.report.figures import BLUE, GREEN, ORANGE, RED, WIDTH, show_row, styled
 
-__all__ = ["confusion_figure", "nearest_figure", "pairs_figure", "quartile_figure",
+__all__ = ["confusion_figure", "nearest_figure", "pairs_figure", "quarter_figure",
            "restored_figure", "sampling_figure"]
 
 
 @captioned(
-    "analyse_quartiles",
+    "analyse_quarters",
     "Bars of the squared error of the predicted image and of the predicted noise, in four "
     "quarters of the timesteps",
     "Error in each quarter of the timesteps, in the values the network sees.")
 @styled
-def quartile_figure(quartiles: Sequence[Mapping[str, Any]]) -> Figure:
-    """Return the errors of `analysis.quartile_errors` as bars, a group for each quarter."""
+def quarter_figure(quarters: Sequence[Mapping[str, Any]]) -> Figure:
+    """Return the errors of `analysis.quarter_errors` as bars, a group for each quarter."""
     figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.2), width_ratios=(2, 1))
-    centres = np.arange(len(quartiles))
-    names = ["–".join(map(str, part["timesteps"])) for part in quartiles]
+    centres = np.arange(len(quarters))
+    names = ["–".join(map(str, part["timesteps"])) for part in quarters]
     for offset, key, label, colour, hatch in (
             (-0.2, "x_0", "with the condition", BLUE, ""),
             (0.2, "x_0_without_label", "without the condition", ORANGE, "//")):
-        if key in quartiles[0]:
-            axes[0].bar(centres + offset, [part[key] for part in quartiles], 0.4, label=label,
+        if key in quarters[0]:
+            axes[0].bar(centres + offset, [part[key] for part in quarters], 0.4, label=label,
                         color=colour, hatch=hatch, edgecolor="white", linewidth=0.4)
     axes[0].set(title="Error of the predicted $x_0$", ylabel="mean squared error")
     axes[0].legend()
-    axes[1].bar(centres, [part["epsilon"] for part in quartiles], color=BLUE)
+    axes[1].bar(centres, [part["epsilon"] for part in quarters], color=BLUE)
     axes[1].set(title=r"Error of the predicted $\epsilon$", yscale="log")
     for axis in axes:
         axis.set(xlabel="timesteps", xticks=centres, xticklabels=names)

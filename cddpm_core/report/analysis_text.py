@@ -8,7 +8,7 @@ from cddpm_core.report.facts import ACCURACIES, Facts, accuracies, if_present
 from cddpm_core.report.language import say
 from cddpm_core.report.markdown import code, count, decimals, listed, prose, table
 
-__all__ = ["analysis_text", "fidelity_table", "quartile_table", "sampling_table",
+__all__ = ["analysis_text", "fidelity_table", "quarter_table", "sampling_table",
            "sampling_text", "weights_table"]
 
 NEAR = 0.03  # of the best accuracy: among such variants the fastest one is named
@@ -78,19 +78,19 @@ def _restored(points: list[dict[str, Any]], image_kind: str) -> str:
 
 
 @if_present("analyse")
-def quartile_table(facts: Facts) -> str:
+def quarter_table(facts: Facts) -> str:
     """Return the errors in each quarter of the timesteps."""
     found = facts.metrics["analyse"]
     names = {"x_0": "error of $x_0$", "x_0_without_label": "error of $x_0$ without the condition",
              "epsilon": r"error of $\epsilon$"}
-    shown = {key: name for key, name in names.items() if key in found["quartiles"][0]}
+    shown = {key: name for key, name in names.items() if key in found["quarters"][0]}
     rows = [[say(" to ").join(map(str, part["timesteps"])), *(f"{part[key]:.5f}" for key in shown)]
-            for part in found["quartiles"]]
+            for part in found["quarters"]]
     return table(["timesteps", *shown.values()], rows,
                  say("Mean squared error of the prediction on {images} {kind} by quarter of the "
                      "timesteps, in the values that the network sees ({origin}).",
                      images=count(found["images"]), kind=say(found["image_kind"]),
-                     origin=facts.origin()), name="quartiles")
+                     origin=facts.origin()), name="quarters")
 
 
 @if_present("analyse")

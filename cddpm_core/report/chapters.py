@@ -146,9 +146,9 @@ def closer_look(facts: Facts) -> Section:
     return _section(
         "A closer look", analysis_text.analysis_text(facts),
         _section("Errors by noise level",
-                 see(facts, "", "analyse_quartiles", "analyse_restored", "analyse_confusion"),
-                 figure(facts, "analyse_quartiles"),
-                 analysis_text.quartile_table(facts), figure(facts, "analyse_restored"),
+                 see(facts, "", "analyse_quarters", "analyse_restored", "analyse_confusion"),
+                 figure(facts, "analyse_quarters"),
+                 analysis_text.quarter_table(facts), figure(facts, "analyse_restored"),
                  figure(facts, "analyse_confusion")),
         _section("Averaged and raw weights", analysis_text.weights_table(facts)),
         _section("Fidelity", figure(facts, "analyse_pairs"), analysis_text.fidelity_table(facts)),

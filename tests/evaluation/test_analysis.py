@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cddpm_core.evaluation import analysis
-from cddpm_core.evaluation.analysis import nearest, quartile_errors, reconstruct
+from cddpm_core.evaluation.analysis import nearest, quarter_errors, reconstruct
 from cddpm_core.evaluation.evaluator import Evaluator, ResNet18
 from cddpm_core.evaluation.score import score
 from cddpm_core.sampling.pipeline import make_pipeline
@@ -32,15 +32,15 @@ def test_the_nearest_image_is_found_and_its_distance_is_in_levels():
 
 def test_errors_cover_all_timesteps_and_show_whether_the_label_helps(tiny, tiny_pipeline, dataset):
     images, labels = dataset.batch(range(6))
-    found = quartile_errors(tiny_pipeline, images, labels, batch_size=4)
+    found = quarter_errors(tiny_pipeline, images, labels, batch_size=4)
     T = tiny.num_train_timesteps
     assert [part["timesteps"] for part in found] == [
         [i * T // 4, (i + 1) * T // 4 - 1] for i in range(4)]
-    assert found == quartile_errors(tiny_pipeline, images, labels, batch_size=4)
+    assert found == quarter_errors(tiny_pipeline, images, labels, batch_size=4)
     assert all(part["x_0"] != part["x_0_without_label"] for part in found)
-    alone = quartile_errors(tiny_pipeline, images, labels, unlabelled=False)
+    alone = quarter_errors(tiny_pipeline, images, labels, unlabelled=False)
     assert all(set(part) == {"timesteps", "x_0", "epsilon"} for part in alone)
-    placed = quartile_errors(tiny_pipeline, images, labels, positions=dataset.positions[:6],
+    placed = quarter_errors(tiny_pipeline, images, labels, positions=dataset.positions[:6],
                              batch_size=4)
     assert all(a["x_0"] != b["x_0"] for a, b in zip(placed, found, strict=True))
 
@@ -51,7 +51,7 @@ def test_a_network_that_predicts_the_truth_has_no_error(tiny, dataset, monkeypat
     x_0 = pipeline.codec.encode(images)
     monkeypatch.setattr(analysis, "Denoiser",
                         lambda *_: lambda x_t, t, y, p: x_0 if y.any() else x_0 + 0.5)
-    for part in quartile_errors(pipeline, images, labels):
+    for part in quarter_errors(pipeline, images, labels):
         assert part["x_0"] == 0 and part["epsilon"] < 1e-8
         assert part["x_0_without_label"] == pytest.approx(0.25, rel=1e-4)
 

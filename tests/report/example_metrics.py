@@ -33,7 +33,7 @@ MADE_WITH = {"machine": "a processor, 2 cores, 24 GiB", "commit": "abcdef123456"
 SAMPLE = {"images_per_second": 3.21, "num_inference_steps": 25, "sampler": "dpm_solver++",
           "guidance_scale": 3.0}
 ANALYSE = {
-    "quartiles": [{"timesteps": [250 * i, 250 * i + 249], "x_0": 0.001 * (i + 1),
+    "quarters": [{"timesteps": [250 * i, 250 * i + 249], "x_0": 0.001 * (i + 1),
                    "x_0_without_label": 0.002 * (i + 1), "epsilon": 0.1} for i in range(4)],
     "images": 256, "image_kind": "held-out images",
     "raw": {name: {"micro": 0.5, "macro": 0.25} for name in ("test", "new_test")},

@@ -6,13 +6,13 @@ from cddpm_core.report.analysis_charts import (
     confusion_figure,
     nearest_figure,
     pairs_figure,
-    quartile_figure,
+    quarter_figure,
     restored_figure,
     sampling_figure,
 )
 from cddpm_core.report.figures import WIDTH
 
-QUARTILES = [{"timesteps": [250 * i, 250 * i + 249], "x_0": 0.1 * (i + 1),
+QUARTERS = [{"timesteps": [250 * i, 250 * i + 249], "x_0": 0.1 * (i + 1),
               "x_0_without_label": 0.2 * (i + 1), "epsilon": 0.5 / (i + 1)} for i in range(4)]
 
 
@@ -23,14 +23,14 @@ def test_accuracies_of_restored_images_stand_at_their_timestep():
 
 
 def test_quarters_are_bars_of_their_errors():
-    left, right = quartile_figure(QUARTILES).axes
+    left, right = quarter_figure(QUARTERS).axes
     assert [bar.get_height() for bar in left.patches] == pytest.approx(
         [0.1, 0.2, 0.3, 0.4, 0.2, 0.4, 0.6, 0.8])
     assert [bar.get_height() for bar in right.patches] == pytest.approx(
-        [part["epsilon"] for part in QUARTILES])
+        [part["epsilon"] for part in QUARTERS])
     assert left.get_xticklabels()[1].get_text() == "250–499"
-    alone = [{k: v for k, v in part.items() if k != "x_0_without_label"} for part in QUARTILES]
-    assert len(quartile_figure(alone).axes[0].patches) == 4
+    alone = [{k: v for k, v in part.items() if k != "x_0_without_label"} for part in QUARTERS]
+    assert len(quarter_figure(alone).axes[0].patches) == 4
 
 
 def test_confusion_writes_each_count_once():

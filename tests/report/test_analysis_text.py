@@ -59,7 +59,7 @@ def test_what_cannot_be_compared_is_said(facts):
 
 
 def test_tables_have_the_numbers(facts):
-    assert "| 250 to 499 | 0.00200 | 0.00400 | 0.10000 |" in analysis_text.quartile_table(facts)
+    assert "| 250 to 499 | 0.00200 | 0.00400 | 0.10000 |" in analysis_text.quarter_table(facts)
     weights = analysis_text.weights_table(facts)
     assert "| moving average (EMA) | 0.800 | 0.750 | 0.700 | 0.650 |" in weights
     assert "| last step | 0.500 | 0.250 | 0.500 | 0.250 |" in weights
@@ -75,9 +75,9 @@ def test_tables_have_the_numbers(facts):
 
 
 def test_what_was_not_measured_has_no_column(facts):
-    for part in facts.metrics["analyse"]["quartiles"]:
+    for part in facts.metrics["analyse"]["quarters"]:
         del part["x_0_without_label"]
-    assert "| 250 to 499 | 0.00200 | 0.10000 |" in analysis_text.quartile_table(facts)
+    assert "| 250 to 499 | 0.00200 | 0.10000 |" in analysis_text.quarter_table(facts)
 
 
 def test_the_best_variant_and_the_fastest_close_to_it_are_named(facts):
@@ -89,12 +89,12 @@ def test_the_best_variant_and_the_fastest_close_to_it_are_named(facts):
 def test_nothing_is_said_before_the_stages_have_run(facts):
     del facts.metrics["analyse"], facts.metrics["fidelity"], facts.metrics["sampling"]
     for table in (analysis_text.analysis_text, analysis_text.sampling_text,
-                  analysis_text.quartile_table, analysis_text.weights_table,
+                  analysis_text.quarter_table, analysis_text.weights_table,
                   analysis_text.fidelity_table, analysis_text.sampling_table):
         assert table(facts) == ""
 
 
 def test_all_tables_name_data_and_evaluator(facts):
-    for table in (analysis_text.quartile_table, analysis_text.weights_table,
+    for table in (analysis_text.quarter_table, analysis_text.weights_table,
                   analysis_text.fidelity_table, analysis_text.sampling_table):
         assert "rendered scenes; released stand-in evaluator, 0.990 micro on" in table(facts)
