@@ -60,7 +60,7 @@ class ClassConditionedPipeline(DiffusionPipeline):
 
         ``images`` are PIL images, or with ``output_type`` "pt" a tensor (B, 3, H, W) in [-1, 1].
         ``generator`` gives each image its seed; the other arguments are those of `sample` and
-        `Guided`, by default as the model was evaluated. Raises `UserError` for an unknown name,
+        `Guided`, by default those in ``config.sampling``. Raises `UserError` for an unknown name,
         sampler, type or number of steps.
         """
         if output_type not in ("pil", "pt"):
