@@ -65,7 +65,7 @@ def test_a_variable_of_the_shell_is_not_used(said_by, monkeypatch):
 
 def test_a_mistyped_variable_is_named(said_by):
     """Otherwise ``make report PARMAS=mine.yaml`` would train the default without a word."""
-    done = subprocess.run(["make", "-n", "report", "PARMAS=mine.yaml"], cwd=ROOT, text=True,
+    done = subprocess.run(["make", "-sn", "report", "PARMAS=mine.yaml"], cwd=ROOT, text=True,
                           capture_output=True, encoding="utf-8")
     assert done.returncode == 2 and not done.stdout
     assert "found PARMAS=, expected one of PARAMS " in done.stderr
