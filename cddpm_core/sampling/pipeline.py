@@ -28,7 +28,7 @@ __all__ = ["ClassConditionedPipeline", "load_pipeline", "make_pipeline", "sampli
            "save_pipeline"]
 
 SAMPLING = ("sampler", "num_inference_steps", "guidance_scale", "guidance_interval",
-            "layout_choices")
+            "layout_choices", "grain")
 
 
 class ClassConditionedPipeline(DiffusionPipeline):

@@ -65,7 +65,7 @@ class Sampler:
         # diffusers lists timesteps by numpy's arange, which may have an entry too many.
         if self.timesteps is None and math.ceil(T / (T / found)) != found:
             raise UserError(f"num_inference_steps: diffusers' {name} cannot divide {T} timesteps "
-                            f"into {found} steps, take one more")
+                            f"into {found} steps, expected another number")
         if self.all_steps and found != T:
             raise UserError(f"num_inference_steps: {name} takes every timestep, expected {T}, "
                             f"found {found}")

@@ -73,7 +73,7 @@ def test_an_invalid_choice_is_explained_beside_the_controls(tiny, dataset, evalu
     found(panel, "object 3")[0].value = "blue cylinder"
     found(panel, "steps")[0].value = 7
     found(panel, "sampler")[0].value = "unipc"
-    assert "unipc cannot divide 34 timesteps into 7 steps, take one more" in said.value
+    assert "unipc cannot divide 34 timesteps into 7 steps, expected another number" in said.value
 
 
 def test_a_preset_with_the_ancestral_sampler_starts_with_a_faster_one(parts, tiny):

@@ -15,6 +15,7 @@ from cddpm_core.sampling.pipeline import (
     make_pipeline,
     save_pipeline,
 )
+from cddpm_core.sampling.sample import sample, sampling_options
 
 PARTS = ("unet", "codec", "layout_prior")
 
@@ -64,11 +65,12 @@ def test_load_pipeline_is_from_pretrained(saved):
 
 def test_a_pipeline_samples_as_its_run_does_unless_told_otherwise(tiny, dataset, tmp_path):
     chosen = tiny.replace(sampler="ddim", num_inference_steps=3, guidance_scale=2.5,
-                          guidance_interval=[0.1, 0.9], layout_choices=2)
+                          guidance_interval=[0.1, 0.9], layout_choices=2, grain=False)
     pipeline = awake(make_pipeline(chosen, dataset))
     save_pipeline(pipeline, tmp_path / "model")
-    expected = sampled(pipeline, sampler="ddim", num_inference_steps=3, guidance_scale=2.5,
-                       guidance_interval=[0.1, 0.9], layout_choices=2, output_type="pt")
+    labels = to_multi_hot(["red sphere", "cyan cube"])[None]
+    seeds = torch.randint(2**62, (1,), generator=torch.Generator().manual_seed(3)).tolist()
+    expected = sample(pipeline, labels, seeds, **sampling_options(pipeline, chosen))
     for loaded in (pipeline, load_pipeline(tmp_path / "model"),
                    ClassConditionedPipeline.from_pretrained(tmp_path / "model")):
         generator = torch.Generator().manual_seed(3)

@@ -128,7 +128,7 @@ def test_a_saved_scheduler_gives_the_same_sampler(tmp_path, name):
 
 @pytest.mark.parametrize(("name", "steps", "words"), [
     ("ddin", 10, r"sampler: found 'ddin' \(did you mean 'ddim'"),
-    ("unipc", 61, "diffusers' unipc cannot divide 1000 timesteps into 61 steps, take one more"),
+    ("unipc", 61, "diffusers' unipc cannot divide 1000 timesteps into 61 steps, expected another"),
     ("ddpm", 50, "ddpm takes every timestep, expected 1000, found 50"),
     ("dpm_solver++", 1001, r"expected 1 to num_train_timesteps \(1000\), found 1001"),
 ])
